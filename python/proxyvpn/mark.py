@@ -1,0 +1,41 @@
+"""The numbers and names under which proxyvpn lives in the kernel, and nothing else.
+
+They are constants, never chosen by a caller: the helper only ever adds, finds and removes objects that carry them.
+PROTOCOL is the tag (rtnetlink(7) rtm_protocol, FRA_PROTOCOL) that makes `teardown` possible without a state file.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+MARK: Final = 0x70767076
+"""fwmark of every captured packet; matched with MASK, so that an unmarked packet can never match."""
+MASK: Final = 0xFFFFFFFF
+INBOUND: Final = 0x70767069
+"""conntrack mark of connections that came in: connections whose SYN this machine answered."""
+
+TABLE: Final = 28790
+PROTOCOL: Final = 118
+PREFERENCE_ATTACHED: Final = 5198
+"""What comes out of the TUN may go to local and attached networks (a container) …"""
+PREFERENCE_STRAY: Final = 5199
+"""… and nowhere else."""
+PREFERENCE_MARK: Final = 5200
+PREFERENCE_NO_ROUTE: Final = 40000
+"""After main and default: lets connect() find a route on a machine without a default route."""
+UNREACHABLE_METRIC: Final = 4278198272
+
+LINK_PREFIX: Final = "pvpn"
+LINK_NUMBERS: Final = range(10)
+LINK_ALIAS: Final = "proxyvpn"
+LINK_MTU: Final = 65535
+LINK_QUEUE: Final = 1000
+"""Packets the TUN holds for a reader that is busy (txqueuelen)."""
+
+NFT_TABLE: Final = "proxyvpn"
+CHAIN_PREFIX: Final = "PROXYVPN_"
+"""Names of the chains of the iptables fallback."""
+
+TUN4: Final = IPv4Address("198.18.0.1")
+TUN6: Final = IPv6Address("fd70:7670:6e::1")
