@@ -1,9 +1,96 @@
-//! The door between Python and the data plane: the only file that uses pyo3.
+//! proxyvpn's data plane: TUN packets in, HTTP CONNECT out. This file is the door to Python, and only that: the only
+//! `use pyo3`. docs/architecture.md tells how the rooms hang together.
+
+pub mod connect;
+pub mod device;
+pub mod error;
+pub mod flow;
+pub mod packet;
+pub mod phase;
+pub mod refusal;
+pub mod relay;
+pub mod rings;
+pub mod shared;
+pub mod stack;
+pub mod stats;
+pub mod threads;
+pub mod timer;
+pub mod upstream;
+pub mod worker;
+
 #[cfg(feature = "python")]
 mod python {
+    use std::collections::HashMap;
+    use std::os::fd::{AsRawFd, RawFd};
+    use std::sync::Mutex;
+
+    use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
+
+    use crate::error::Error;
+    use crate::threads::{Threads, proxy};
+
+    /// See _tunstack.pyi.
+    #[pyclass]
+    struct Stack {
+        threads: Mutex<Threads>,
+    }
+
+    #[pymethods]
+    impl Stack {
+        #[new]
+        fn new(queues: Vec<RawFd>, upstreams: Vec<(String, u16, Vec<u8>)>) -> PyResult<Stack> {
+            let proxies: Result<Vec<_>, Error> =
+                upstreams.iter().map(|(address, port, authorization)| proxy(address, *port, authorization)).collect();
+            let threads = Threads::start(&queues, &proxies.map_err(to_python)?).map_err(to_python)?;
+            Ok(Stack { threads: Mutex::new(threads) })
+        }
+
+        fn fileno(&self) -> PyResult<RawFd> {
+            self.with(|threads| Ok(threads.signal().as_raw_fd()))
+        }
+
+        fn notes(&self) -> PyResult<Vec<String>> {
+            self.with(|threads| threads.notes().map_err(PyRuntimeError::new_err))
+        }
+
+        fn counters(&self) -> PyResult<HashMap<&'static str, u64>> {
+            self.with(|threads| Ok(threads.stats().snapshot().into_iter().collect()))
+        }
+
+        fn stop(&self, py: Python<'_>) -> PyResult<()> {
+            py.detach(|| {
+                self.with(|threads| {
+                    threads.stop();
+                    Ok(())
+                })
+            })
+        }
+    }
+
+    impl Stack {
+        fn with<T>(&self, act: impl FnOnce(&mut Threads) -> PyResult<T>) -> PyResult<T> {
+            let mut threads = self.threads.lock().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+            act(&mut threads)
+        }
+    }
+
+    #[pyfunction]
+    fn enter_sandbox(ports: Vec<u16>) -> PyResult<Vec<String>> {
+        let _ = ports;
+        Ok(Vec::new())
+    }
+
+    fn to_python(error: Error) -> PyErr {
+        match error {
+            Error::Upstream(text) => PyValueError::new_err(text),
+            other => PyOSError::new_err(other.to_string()),
+        }
+    }
+
     #[pymodule]
-    fn _tunstack(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-        Ok(())
+    fn _tunstack(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add_class::<Stack>()?;
+        module.add_function(wrap_pyfunction!(enter_sandbox, module)?)
     }
 }

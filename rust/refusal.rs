@@ -1,0 +1,99 @@
+//! Why a connect was refused: how it is counted, and the one line that tells a person.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::stats::{Counter, Stats};
+
+/// Why no proxy carried a connection.
+#[derive(Debug)]
+pub enum Refusal {
+    /// connect(2) to the proxy failed.
+    Unreachable(io::Error),
+    /// No connection, or no answer, in time.
+    Timeout(&'static str),
+    /// The answer was not one of HTTP/1.
+    Garbage(&'static str),
+    /// The proxy ended the connection before it had answered.
+    Closed,
+    /// A final status other than 2xx.
+    Status(u16, String),
+    /// No descriptor, port or kernel memory for a socket.
+    Descriptors(io::Error),
+    /// No ring, or a SYN that the stack does not take.
+    Memory,
+}
+
+impl Refusal {
+    /// Sort the error of a connect.
+    pub fn of_dial(error: io::Error) -> Refusal {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
+                Refusal::Descriptors(error)
+            }
+            _ => Refusal::Unreachable(error),
+        }
+    }
+
+    /// Say whether another proxy might do better.
+    pub fn is_worth_another_proxy(&self) -> bool {
+        !matches!(self, Refusal::Descriptors(_) | Refusal::Memory)
+    }
+
+    /// Say whether it is the proxy itself that is out of order.
+    pub fn is_of_the_proxy(&self) -> bool {
+        matches!(self, Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed)
+    }
+
+    /// Give the counter that counts it.
+    pub fn counter<'a>(&self, stats: &'a Stats) -> &'a Counter {
+        match self {
+            Refusal::Unreachable(_) => &stats.refused_unreachable,
+            Refusal::Timeout(_) => &stats.refused_timeout,
+            Refusal::Garbage(_) => &stats.refused_garbage,
+            Refusal::Closed => &stats.refused_closed,
+            Refusal::Status(403, _) => &stats.refused_status_403,
+            Refusal::Status(407, _) => &stats.refused_status_407,
+            Refusal::Status(502..=504, _) => &stats.refused_status_50x,
+            Refusal::Status(..) => &stats.refused_status_other,
+            Refusal::Descriptors(_) => &stats.refused_descriptors,
+            Refusal::Memory => &stats.refused_memory,
+        }
+    }
+
+    /// Name the kind of note that it makes.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Refusal::Unreachable(_) => "unreachable",
+            Refusal::Timeout(_) => "timeout",
+            Refusal::Garbage(_) => "garbage",
+            Refusal::Closed => "closed",
+            Refusal::Status(403, _) => "403",
+            Refusal::Status(407, _) => "407",
+            Refusal::Status(502..=504, _) => "50x",
+            Refusal::Status(..) => "status",
+            Refusal::Descriptors(_) => "descriptors",
+            Refusal::Memory => "memory",
+        }
+    }
+
+    /// Tell a person about it.
+    pub fn text(&self, target: SocketAddr, proxy: SocketAddr) -> String {
+        match self {
+            Refusal::Unreachable(error) => format!("no connection to the proxy {proxy}: {error}"),
+            Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
+            Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
+            Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),
+            Refusal::Status(407, reason) => {
+                format!(
+                    "the proxy {proxy} wants credentials (407 {reason}): give --proxy-user or --proxy-password-file"
+                )
+            }
+            Refusal::Status(status, reason) => {
+                format!("the proxy {proxy} refused {target}: {}", format!("{status} {reason}").trim_end())
+            }
+            Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
+            Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
+        }
+    }
+}

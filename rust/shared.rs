@@ -1,0 +1,88 @@
+//! What all flows of one thread use: the proxies, the rings, the counters, and who ended lately.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use smoltcp::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::packet::FourTuple;
+use crate::refusal::Refusal;
+use crate::rings::{Rings, Slot};
+use crate::stats::{Notes, Stats};
+
+/// After so long the first proxy is tried first again.
+const PREFER_AGAIN: Duration = Duration::from_secs(30);
+const RECENT: usize = 1024;
+/// The largest ring for so many busy flows; see docs/performance.md.
+const RING_SIZES: [(u32, usize); 3] = [(4, 1 << 20), (64, 256 << 10), (u32::MAX, 64 << 10)];
+
+/// A proxy: where it listens, and the value of Proxy-Authorization for it (empty: none).
+#[derive(Clone)]
+pub struct Proxy {
+    pub address: SocketAddr,
+    pub authorization: Vec<u8>,
+}
+
+/// See the head of this file.
+pub struct Shared {
+    /// In the order in which they are tried; never empty.
+    pub proxies: Vec<Proxy>,
+    pub rings: Rings,
+    pub stats: Arc<Stats>,
+    pub notes: Arc<Notes>,
+    /// The proxy tried first, and since when that is not the first one.
+    preferred: (usize, Option<Instant>),
+    /// Connections that ended in order, by hash: a late FIN of theirs gets its ACK.
+    recent: Vec<Option<FourTuple>>,
+    hasher: RandomState,
+    /// Flows that moved bytes in the last second; kept by the stack.
+    pub busy: u32,
+}
+
+impl Shared {
+    /// Begin with nothing in use, on a machine (or a share of one) with `memory` bytes.
+    pub fn new(proxies: Vec<Proxy>, memory: u64, stats: Arc<Stats>, notes: Arc<Notes>) -> Result<Shared, Error> {
+        let (rings, hasher) = (Rings::new(memory)?, RandomState::new());
+        Ok(Shared { proxies, rings, stats, notes, preferred: (0, None), recent: vec![None; RECENT], hasher, busy: 0 })
+    }
+
+    /// Give the index of the proxy for the attempt after `tried` others.
+    pub fn proxy_to_try(&mut self, tried: usize, now: Instant) -> usize {
+        if self.preferred.1.is_some_and(|since| now >= since + PREFER_AGAIN) {
+            self.preferred = (0, None);
+        }
+        (self.preferred.0 + tried) % self.proxies.len()
+    }
+
+    /// Count on another proxy first, and tell the log, when `refusal` is the fault of `proxy`.
+    pub fn note_refusal(&mut self, refusal: &Refusal, target: SocketAddr, proxy: usize, now: Instant) {
+        if refusal.is_of_the_proxy() && proxy == self.preferred.0 && self.proxies.len() > 1 {
+            self.preferred = ((proxy + 1) % self.proxies.len(), Some(now));
+        }
+        let address = self.proxies[proxy].address;
+        self.notes.add(refusal.kind(), now, || refusal.text(target, address));
+    }
+
+    /// Take rings that suit the number of busy flows.
+    pub fn take_slot(&mut self) -> Option<Slot> {
+        let size = RING_SIZES.iter().find(|(busy, _)| self.busy < *busy).map_or(0, |(_, ring)| *ring);
+        self.rings.take(size)
+    }
+
+    /// Remember a connection that ended in order.
+    pub fn remember(&mut self, tuple: &FourTuple) {
+        let index = self.place(tuple);
+        self.recent[index] = Some(*tuple);
+    }
+
+    /// Say whether a connection ended in order lately.
+    pub fn ended_lately(&self, tuple: &FourTuple) -> bool {
+        self.recent[self.place(tuple)].as_ref() == Some(tuple)
+    }
+
+    fn place(&self, tuple: &FourTuple) -> usize {
+        self.hasher.hash_one(tuple) as usize % RECENT
+    }
+}

@@ -1,0 +1,289 @@
+//! All connections of one TUN queue: four-tuple to flow, and which of them want to be served.
+//!
+//! One smoltcp interface serves all, but each flow has a socket set of its own, and packets are handed to that set
+//! alone: smoltcp looks at every socket of a set for every packet. Pure of waiting: the caller says what is ready and
+//! what time it is, and watches the descriptors that `dials` gives.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use smoltcp::iface::{Config, Interface};
+use smoltcp::time::Instant;
+use smoltcp::wire::HardwareAddress;
+
+use crate::device::Device;
+use crate::flow::{Flow, Ready, Served, Wire};
+use crate::packet::{self, FourTuple, Peek, Segment, flag};
+use crate::shared::Shared;
+use crate::timer::Timers;
+
+/// See the head of this file.
+pub struct Stack {
+    wire: Wire,
+    shared: Shared,
+    flows: Vec<Place>,
+    free: Vec<u32>,
+    table: HashMap<FourTuple, u32>,
+    /// Flows to serve, by index; each at most once.
+    list: Vec<u32>,
+    /// Flows to serve when the TUN takes packets again.
+    blocked: Vec<u32>,
+    timers: Timers,
+    dials: Vec<(RawFd, u64)>,
+    second: Second,
+}
+
+/// A place for a flow; `turn` tells its inhabitants apart.
+#[derive(Default)]
+struct Place {
+    turn: u32,
+    flow: Option<Box<Flow>>,
+    /// The second in which the flow was last served.
+    served: i64,
+}
+
+/// How many flows were served in this second, and in the one before.
+#[derive(Default)]
+struct Second {
+    number: i64,
+    flows: u32,
+    before: u32,
+}
+
+impl Stack {
+    /// Begin without connections. `seed` makes sequence numbers hard to guess.
+    pub fn new(mut device: Device, shared: Shared, seed: u64, now: Instant) -> Stack {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut device, now);
+        interface.set_any_ip(true);
+        Stack {
+            wire: Wire { interface, device },
+            shared,
+            flows: Vec::new(),
+            free: Vec::new(),
+            table: HashMap::new(),
+            list: Vec::new(),
+            blocked: Vec::new(),
+            timers: Timers::default(),
+            dials: Vec::new(),
+            second: Second::default(),
+        }
+    }
+
+    /// Read one packet from the TUN and act on it; false when there is none. Errors mean that the TUN is gone.
+    pub fn read_packet(&mut self, now: Instant) -> io::Result<bool> {
+        if self.wire.device.is_stuck() {
+            return Ok(false); // the answer to it could not be written
+        }
+        match self.wire.device.read()? {
+            None => return Ok(false),
+            Some(Peek::Tcp { segment, packet }) => self.take_segment(segment, packet, now),
+            Some(Peek::Other) => {
+                self.shared.stats.not_tcp.up();
+                if let Some(answer) = packet::unreachable_for(self.wire.device.other()) {
+                    self.wire.device.answer(&answer);
+                }
+            }
+            Some(Peek::Bad) => self.shared.stats.bad_packets.up(),
+        }
+        Ok(true)
+    }
+
+    fn take_segment(&mut self, segment: Segment, packet: std::ops::Range<usize>, now: Instant) {
+        let Some(&index) = self.table.get(&segment.tuple) else { return self.take_unknown(segment, packet, now) };
+        let Some(flow) = self.flows[index as usize].flow.as_mut() else { return };
+        self.wire.device.offer(packet);
+        if flow.ingress(now, &mut self.wire) {
+            self.enlist(index);
+        } else if segment.has(flag::RST) {
+            flow.cut(now, &mut self.wire, &mut self.shared);
+            self.forget(index);
+        }
+    }
+
+    fn take_unknown(&mut self, segment: Segment, packet: std::ops::Range<usize>, now: Instant) {
+        if segment.has(flag::RST) {
+            return;
+        }
+        if segment.opens() && segment.tuple.destination.port() != 0 {
+            return self.begin(segment, packet, now);
+        }
+        self.shared.stats.unknown_segments.up();
+        let late_fin = segment.has(flag::FIN | flag::ACK) && self.shared.ended_lately(&segment.tuple);
+        let answer = if late_fin { packet::acknowledgement_for(&segment) } else { packet::reset_for(&segment) };
+        self.wire.device.answer(&answer);
+    }
+
+    fn begin(&mut self, syn: Segment, packet: std::ops::Range<usize>, now: Instant) {
+        let bytes = self.wire.device.bytes(packet).to_vec();
+        let Some(flow) = Flow::begin(syn, &bytes, now, &mut self.wire, &mut self.shared) else { return };
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.flows.push(Place::default());
+            self.flows.len() as u32 - 1
+        });
+        self.table.insert(syn.tuple, index);
+        let place = &mut self.flows[index as usize];
+        place.flow = Some(Box::new(flow));
+        self.watch(index, None);
+        self.enlist(index);
+    }
+
+    /// Ask the caller to watch the flow's descriptor, if it is not `known`.
+    fn watch(&mut self, index: u32, known: Option<RawFd>) {
+        let place = &self.flows[index as usize];
+        if let Some(fd) = place.flow.as_ref().and_then(|flow| flow.descriptor())
+            && Some(fd) != known
+        {
+            self.dials.push((fd, token(place.turn, index)));
+        }
+    }
+
+    /// Give descriptors that are new, each with the token under which to report what it is ready for.
+    pub fn dials(&mut self) -> std::vec::Drain<'_, (RawFd, u64)> {
+        self.dials.drain(..)
+    }
+
+    /// Take note of what a descriptor is ready for. A token of a flow that has ended is no error.
+    pub fn wake(&mut self, token: u64, ready: Ready) {
+        let index = token as u32;
+        if let Some(place) = self.flows.get_mut(index as usize)
+            && place.turn == (token >> 32) as u32
+            && let Some(flow) = &mut place.flow
+        {
+            flow.wake(ready);
+            self.enlist(index);
+        }
+    }
+
+    /// Say whether a packet waits for the TUN to take it.
+    pub fn is_stuck(&self) -> bool {
+        self.wire.device.is_stuck()
+    }
+
+    /// The TUN takes packets again.
+    pub fn unstick(&mut self) {
+        if self.wire.device.flush() {
+            for index in std::mem::take(&mut self.blocked) {
+                self.enlist(index);
+            }
+        }
+    }
+
+    /// Serve every flow that something happened to, once.
+    pub fn serve(&mut self, now: Instant) {
+        while let Some((_, token)) = self.timers.expired(now) {
+            self.expire(token);
+        }
+        self.second.turn(now, &mut self.shared.busy);
+        for index in std::mem::take(&mut self.list) {
+            self.serve_one(index, now);
+        }
+    }
+
+    fn expire(&mut self, token: u64) {
+        let place = &mut self.flows[token as u32 as usize];
+        if place.turn == (token >> 32) as u32
+            && let Some(flow) = &mut place.flow
+        {
+            flow.armed = None;
+            self.enlist(token as u32);
+        }
+    }
+
+    fn serve_one(&mut self, index: u32, now: Instant) {
+        let place = &mut self.flows[index as usize];
+        let Some(flow) = &mut place.flow else { return };
+        self.second.count(&mut place.served);
+        flow.listed = false;
+        let known = flow.descriptor();
+        match flow.serve(now, &mut self.wire, &mut self.shared) {
+            Served::Until(Some(at)) => {
+                flow.armed = Some(self.timers.arm(token(place.turn, index), at, flow.armed));
+            }
+            Served::Until(None) => {}
+            Served::Again => self.enlist(index),
+            Served::Blocked => self.blocked.push(index),
+            Served::Gone => return self.forget(index),
+        }
+        self.watch(index, known);
+    }
+
+    /// Say whether `serve` has something to do already.
+    pub fn is_pending(&self) -> bool {
+        !self.list.is_empty()
+    }
+
+    /// Give the time at which `serve` will have something to do.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Reset every connection.
+    pub fn cut_all(&mut self, now: Instant) {
+        for place in &mut self.flows {
+            if let Some(mut flow) = place.flow.take() {
+                flow.cut(now, &mut self.wire, &mut self.shared);
+            }
+        }
+        self.table.clear();
+    }
+
+    fn enlist(&mut self, index: u32) {
+        if let Some(flow) = &mut self.flows[index as usize].flow
+            && !flow.listed
+        {
+            flow.listed = true;
+            self.list.push(index);
+        }
+    }
+
+    fn forget(&mut self, index: u32) {
+        let place = &mut self.flows[index as usize];
+        if let Some(flow) = place.flow.take() {
+            self.table.remove(flow.tuple());
+        }
+        place.turn = place.turn.wrapping_add(1);
+        self.free.push(index);
+    }
+
+    /// Give the number of flows, of timers, and of slots in use.
+    pub fn usage(&self) -> (usize, usize, usize) {
+        (self.table.len(), self.timers.len(), self.shared.rings.used())
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.flows.clear(); // before the rings that their sockets use
+    }
+}
+
+impl AsRawFd for Stack {
+    fn as_raw_fd(&self) -> RawFd {
+        self.wire.device.as_raw_fd()
+    }
+}
+
+impl Second {
+    /// Go on to the second of `now`; `busy` becomes the larger count of this and the last one.
+    fn turn(&mut self, now: Instant, busy: &mut u32) {
+        if now.secs() != self.number {
+            (self.number, self.before, self.flows) = (now.secs(), self.flows, 0);
+        }
+        *busy = self.before.max(self.flows);
+    }
+
+    /// Count a flow that was last `served` in another second.
+    fn count(&mut self, served: &mut i64) {
+        if *served != self.number {
+            *served = self.number;
+            self.flows += 1;
+        }
+    }
+}
+
+fn token(turn: u32, index: u32) -> u64 {
+    u64::from(turn) << 32 | u64::from(index)
+}

@@ -1,0 +1,157 @@
+//! The loop of one packet thread: the only file that waits.
+//!
+//! Wake-up, then: what descriptors are ready for; packets of the TUN, at most BATCH; each flow that something happened
+//! to, once; new descriptors; and only then wait again, until an event or the next timer. epoll(7): flow descriptors are
+//! added once and edge-triggered, the TUN is level-triggered.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use smoltcp::time::Instant;
+
+use crate::error::Error;
+use crate::flow::Ready;
+use crate::stack::Stack;
+
+/// Packets read before flows are served: enough to gather bytes into few system calls, few enough to be fair.
+const BATCH: usize = 64;
+const EVENTS: usize = 256;
+/// Tokens that no flow has: their place would be number 2^32 - 1.
+const TUN: u64 = u32::MAX as u64;
+const STOP: u64 = TUN + (1 << 32);
+
+/// An eventfd(2) by which one thread tells another something.
+#[derive(Debug)]
+pub struct Signal(OwnedFd);
+
+impl Signal {
+    /// Create one that has not been raised.
+    pub fn new() -> Result<Signal, Error> {
+        // SAFETY: plain system call; the descriptor is new and ours.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        check(fd).map(|fd| Signal(unsafe_owned(fd)))
+    }
+
+    /// Make it readable.
+    pub fn raise(&self) {
+        let one = 1u64;
+        // SAFETY: eight bytes, as eventfd(2) wants; it can only fail when it is raised already.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    /// Make it unreadable.
+    pub fn clear(&self) {
+        let mut count = 0u64;
+        // SAFETY: eight bytes, as eventfd(2) wants; it can only fail when it is not raised.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+}
+
+impl AsRawFd for Signal {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Carry packets until `stop` is raised. `told` is called after each round, for whoever waits for notes.
+pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Error> {
+    let epoll = Epoll::new()?;
+    epoll.control(libc::EPOLL_CTL_ADD, stop.as_raw_fd(), libc::EPOLLIN, STOP)?;
+    epoll.control(libc::EPOLL_CTL_ADD, stack.as_raw_fd(), libc::EPOLLIN, TUN)?;
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+    let (mut more, mut was_stuck) = (false, false);
+    loop {
+        let wait = if more { 0 } else { wait_time(stack.next_timer()) };
+        let count = epoll.wait(&mut events, wait)?;
+        let now = Instant::now();
+        for event in &events[..count] {
+            match event.u64 {
+                STOP => {
+                    stack.cut_all(now);
+                    return Ok(());
+                }
+                TUN => {}
+                token => stack.wake(token, readiness(event.events)),
+            }
+        }
+        more = round(stack, now)?;
+        for (fd, token) in stack.dials() {
+            // fails where the flow has given its descriptor up again: then there is nothing to watch
+            let _ = epoll.control(libc::EPOLL_CTL_ADD, fd, FLOW_EVENTS, token);
+        }
+        if stack.is_stuck() != was_stuck {
+            was_stuck = !was_stuck;
+            let interest = if was_stuck { libc::EPOLLOUT } else { libc::EPOLLIN };
+            epoll.control(libc::EPOLL_CTL_MOD, stack.as_raw_fd(), interest, TUN)?;
+        }
+        told();
+    }
+}
+
+/// Read packets and serve flows; says whether there is more to do at once.
+fn round(stack: &mut Stack, now: Instant) -> Result<bool, Error> {
+    if stack.is_stuck() {
+        stack.unstick();
+    }
+    let mut read = 0;
+    while read < BATCH && stack.read_packet(now).map_err(Error::TunRead)? {
+        read += 1;
+    }
+    stack.serve(now);
+    Ok((read == BATCH || stack.is_pending()) && !stack.is_stuck())
+}
+
+const FLOW_EVENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+
+fn readiness(events: u32) -> Ready {
+    let has = |flags: libc::c_int| events & flags as u32 != 0;
+    Ready {
+        readable: has(libc::EPOLLIN),
+        writable: has(libc::EPOLLOUT),
+        hangup: has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR),
+        broken: has(libc::EPOLLERR | libc::EPOLLHUP),
+    }
+}
+
+/// Give the milliseconds until `timer`, rounded up; -1 for ever.
+fn wait_time(timer: Option<Instant>) -> libc::c_int {
+    timer.map_or(-1, |at| {
+        let micros = at.total_micros() - Instant::now().total_micros();
+        libc::c_int::try_from((micros.max(0) + 999) / 1000).unwrap_or(libc::c_int::MAX)
+    })
+}
+
+struct Epoll(OwnedFd);
+
+impl Epoll {
+    fn new() -> Result<Epoll, Error> {
+        // SAFETY: plain system call; the descriptor is new and ours.
+        check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(|fd| Epoll(unsafe_owned(fd)))
+    }
+
+    fn control(&self, operation: libc::c_int, fd: RawFd, interest: libc::c_int, token: u64) -> Result<(), Error> {
+        let mut event = libc::epoll_event { events: interest as u32, u64: token };
+        // SAFETY: `event` is valid for the call.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) }).map(drop)
+    }
+
+    fn wait(&self, events: &mut [libc::epoll_event], milliseconds: libc::c_int) -> Result<usize, Error> {
+        // SAFETY: `events` is writable for its length.
+        let count = unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as libc::c_int, milliseconds)
+        };
+        match check(count) {
+            Err(Error::Wait(error)) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result.map(|count| count as usize),
+        }
+    }
+}
+
+fn check(result: libc::c_int) -> Result<libc::c_int, Error> {
+    if result < 0 { Err(Error::Wait(io::Error::last_os_error())) } else { Ok(result) }
+}
+
+fn unsafe_owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: only called with a descriptor that was just created and belongs to nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -1,0 +1,58 @@
+"""What the kernel holds for one namespace, as text, to be compared byte for byte."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.netns.namespaces import Namespace
+
+_COMMANDS = {
+    "rules, IPv4": "ip -4 -d rule show",
+    "rules, IPv6": "ip -6 -d rule show",
+    "routes, IPv4": "ip -4 -d route show table all",
+    "routes, IPv6": "ip -6 -d route show table all",
+    "links": "ip -d link show",
+    "addresses": "ip -d address show",
+    "nftables": "nft list ruleset",
+    "iptables": "iptables-save -t mangle 2>/dev/null | grep -v ^# || true",
+    "ip6tables": "ip6tables-save -t mangle 2>/dev/null | grep -v ^# || true",
+}
+_MOVING = ("nf_conntrack_count", "stable_secret", "tcp_fastopen_key", "route/flush")
+
+
+def dump(ns: Namespace) -> dict[str, str]:
+    """Give rules, routes, links, addresses, rulesets and every sysctl under net. of `ns`, by name."""
+    script = "\n".join(f"echo '@@{name}'\n{command}" for name, command in _COMMANDS.items())
+    parts = ns.sh(script).split("@@")[1:]
+    found = {name: rest for name, _, rest in (part.partition("\n") for part in parts)}
+    with ns.inside():
+        found["sysctls"] = _sysctls()
+    return found
+
+
+def difference(before: dict[str, str], after: dict[str, str]) -> str:
+    """Give the lines that differ, empty when the machine is as it was."""
+    lines = []
+    for name, text in before.items():
+        old, new = text.splitlines(), after[name].splitlines()
+        lines += [f"{name}: - {line}" for line in old if line not in new]
+        lines += [f"{name}: + {line}" for line in new if line not in old]
+        if old != new and sorted(old) == sorted(new):
+            lines.append(f"{name}: the order changed")
+    return "\n".join(lines)
+
+
+def _sysctls() -> str:
+    found = []
+    for folder, _, files in os.walk("/proc/sys/net"):
+        for file in files:
+            path = Path(folder, file)
+            if any(part in str(path) for part in _MOVING):
+                continue
+            try:
+                value = path.read_text().strip()
+            except OSError as error:
+                value = f"({error.strerror})"
+            found.append(f"{str(path).partition('/sys/net/')[2]} = {value}")
+    return "\n".join(sorted(found))
