@@ -77,6 +77,8 @@ enum Body {
 struct Attempt {
     /// The held packet, as the stack will get it.
     packet: Vec<u8>,
+    /// The proxy tried first, how many were tried, and the one of this attempt.
+    first: usize,
     tried: usize,
     proxy: usize,
     request: Vec<u8>,
@@ -114,6 +116,7 @@ impl Flow {
     pub fn begin(syn: Segment, packet: &[u8], now: Instant, wire: &mut Wire, shared: &mut Shared) -> Option<Flow> {
         let attempt = Attempt {
             packet: packet.to_vec(),
+            first: shared.preferred_proxy(now),
             tried: 0,
             proxy: 0,
             request: Vec::new(),
@@ -206,7 +209,7 @@ impl Flow {
 
     fn dial(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         let Body::Attempt(attempt) = &mut self.body else { return };
-        attempt.proxy = shared.proxy_to_try(attempt.tried, now);
+        attempt.proxy = (attempt.first + attempt.tried) % shared.proxies.len();
         attempt.tried += 1;
         let proxy = &shared.proxies[attempt.proxy];
         attempt.request = connect::request(self.syn.tuple.destination, &proxy.authorization);

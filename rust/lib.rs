@@ -10,6 +10,7 @@ pub mod phase;
 pub mod refusal;
 pub mod relay;
 pub mod rings;
+pub mod sandbox;
 pub mod shared;
 pub mod stack;
 pub mod stats;
@@ -77,8 +78,7 @@ mod python {
 
     #[pyfunction]
     fn enter_sandbox(ports: Vec<u16>) -> PyResult<Vec<String>> {
-        let _ = ports;
-        Ok(Vec::new())
+        crate::sandbox::enter(&ports).map_err(to_python)
     }
 
     fn to_python(error: Error) -> PyErr {

@@ -48,12 +48,12 @@ impl Shared {
         Ok(Shared { proxies, rings, stats, notes, preferred: (0, None), recent: vec![None; RECENT], hasher, busy: 0 })
     }
 
-    /// Give the index of the proxy for the attempt after `tried` others.
-    pub fn proxy_to_try(&mut self, tried: usize, now: Instant) -> usize {
+    /// Give the index of the proxy to try first.
+    pub fn preferred_proxy(&mut self, now: Instant) -> usize {
         if self.preferred.1.is_some_and(|since| now >= since + PREFER_AGAIN) {
             self.preferred = (0, None);
         }
-        (self.preferred.0 + tried) % self.proxies.len()
+        self.preferred.0
     }
 
     /// Count on another proxy first, and tell the log, when `refusal` is the fault of `proxy`.

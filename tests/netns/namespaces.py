@@ -45,8 +45,10 @@ class Namespace:
         self.resolv_conf.write_text("")
         (home / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         self._holder = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--propagation", "private"]
-            + ["sh", "-c", _HOLD, "hold", str(home)],
+            [
+                *("setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--propagation", "private"),
+                *("sh", "-c", _HOLD, "hold", str(home)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -88,9 +90,7 @@ class Namespace:
 
     def run(self, *argv: str, check: bool = True, seconds: float = 60, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run a program to its end and give what it said."""
-        done = subprocess.run(
-            self.command(*argv), capture_output=True, text=True, timeout=seconds, check=False, **more
-        )
+        done = subprocess.run(self.command(*argv), capture_output=True, text=True, timeout=seconds, check=False, **more)
         assert not check or done.returncode == 0, f"{self.name}: {' '.join(argv)}: {done.stdout}{done.stderr}"
         return done
 
@@ -104,7 +104,7 @@ class Namespace:
         self._children.append(child)
         return child
 
-    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0) -> socket.socket:
+    def new_socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0) -> socket.socket:
         """Give a socket of this namespace, with a timeout of 20 s."""
         with self.inside():
             sock = socket.socket(family, kind, proto)
@@ -113,7 +113,7 @@ class Namespace:
 
     def connect(self, host: str, port: int, seconds: float = 20) -> socket.socket:
         """Give a TCP connection made in this namespace. Raises OSError like socket.connect()."""
-        sock = self.socket(family_of(host))
+        sock = self.new_socket(family_of(host))
         try:
             sock.settimeout(seconds)
             sock.connect((host, port))
@@ -124,7 +124,7 @@ class Namespace:
 
     def listen(self, host: str, port: int, backlog: int = 512) -> socket.socket:
         """Give a listening TCP socket of this namespace."""
-        sock = self.socket(family_of(host))
+        sock = self.new_socket(family_of(host))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
         sock.listen(backlog)

@@ -1,0 +1,127 @@
+"""Pure: what was typed, the environment and a password file's text -> Options, whole and valid.
+
+Knows where a proxy may be named and in which order of precedence. Opens nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Final
+
+from proxyvpn import proxy, resolvers
+from proxyvpn.errors import UsageError
+from proxyvpn.plan import IPAddress, IPNetwork
+from proxyvpn.proxy import Proxy
+
+VARIABLES: Final = (
+    "PROXYVPN_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "http_proxy",
+)
+"""Where a proxy is looked for, first one first. HTTP_PROXY is not among them: a CGI program's caller can set it."""
+
+MOST_PROXIES: Final = 4
+PASSWORD_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """The arguments of `up` as they were typed; None and () mean: not given."""
+
+    proxy: tuple[str, ...] = ()
+    proxy_user: str | None = None
+    password_file: str | None = None
+    """The text of the file, not its name."""
+    dns: tuple[str, ...] = ()
+    allow_dns: tuple[str, ...] = ()
+    bypass: tuple[str, ...] = ()
+    killswitch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `up` is to do. `source` is the environment variable that named the proxy, empty when it was typed."""
+
+    proxies: tuple[Proxy, ...]
+    source: str = ""
+    dns: tuple[IPAddress, ...] = ()
+    allow_dns: tuple[IPAddress, ...] = ()
+    bypass: tuple[IPNetwork, ...] = ()
+    killswitch: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def read(typed: Typed, environ: Mapping[str, str]) -> Options:
+    """Give the Options. Raises UsageError, which says which environment variable is meant when it was none typed."""
+    urls, source = _urls(typed.proxy, environ)
+    user, password, warnings = _credentials(typed)
+    try:
+        proxies = tuple(dict.fromkeys(proxy.parse(url, user, password) for url in urls))
+    except UsageError as error:
+        if not source:
+            raise
+        raise UsageError(f"{error.what} (from the environment variable {source})", error.why, error.advice) from error
+    if len(proxies) > MOST_PROXIES:
+        raise UsageError(f"more than {MOST_PROXIES} proxies were given")
+    if not source and any(each.password for each in proxies) and typed.password_file is None and not warnings:
+        warnings = (_visible("--proxy"),)
+    return Options(
+        proxies=proxies,
+        source=source,
+        dns=tuple(resolvers.parse_address(text, "--dns") for text in typed.dns),
+        allow_dns=tuple(resolvers.parse_address(text, "--allow-dns") for text in typed.allow_dns),
+        bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
+        killswitch=typed.killswitch,
+        warnings=warnings,
+    )
+
+
+def _urls(typed: tuple[str, ...], environ: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    if typed:
+        return typed, ""
+    for name in VARIABLES:
+        if environ.get(name):
+            return (environ[name],), name
+    raise UsageError(
+        "no proxy was given",
+        "neither --proxy nor PROXYVPN_PROXY, https_proxy, all_proxy or http_proxy names one",
+        "proxyvpn up --proxy http://proxy.example:3128",
+    )
+
+
+def _credentials(typed: Typed) -> tuple[str | None, str | None, tuple[str, ...]]:
+    user, password = None, None
+    warnings: tuple[str, ...] = ()
+    if typed.proxy_user is not None:
+        user, password = proxy.split_user(typed.proxy_user)
+        warnings = (_visible("--proxy-user"),) if password else ()
+    if typed.password_file is not None:
+        if password is not None:
+            raise UsageError("the proxy's password was given twice", "by --proxy-user and by --proxy-password-file")
+        password = typed.password_file.removesuffix("\n").removesuffix("\r")
+        if not password:
+            raise UsageError("the file of --proxy-password-file is empty")
+    return user, password, warnings
+
+
+def _visible(option: str) -> str:
+    return f"the password in {option} is visible to every user of this machine in `ps`; use --proxy-password-file"
+
+
+def _network(text: str) -> IPNetwork:
+    advice = "write it like --bypass 10.0.0.0/8 or --bypass 192.0.2.7"
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:60])
+    if "%" in text:
+        raise UsageError(f"--bypass {shown} has a scope (%…)", "scopes are not possible", advice)
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError as error:
+        raise UsageError(f"--bypass {shown} is not a network", advice=advice) from error
+    if network.prefixlen == 0:
+        raise UsageError(f"--bypass {network} would let everything past the proxy", advice=advice)
+    return network

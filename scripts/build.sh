@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Build proxyvpn into .venv/, installing what is missing. A second run with nothing changed does nothing.
+#   scripts/build.sh          what is needed to run
+#   scripts/build.sh --dev    and what is needed to test and lint
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+
+lock=requirements.lock
+[ "${1:-}" != --dev ] || lock=requirements-dev.lock
+
+need_packages build-essential python3-venv libnftables1 iproute2 ca-certificates
+need_rust
+python=$(find_python)
+
+if [ ! -x .venv/bin/python ]; then
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv .venv
+fi
+
+stamp_of() { { "$python" --version; rustc --version; cat "$@"; } | sha256sum; }
+
+if [ "$(stamp_of "$lock")" != "$(cat ".venv/.$lock" 2> /dev/null)" ]; then
+    say "installing the pinned Python packages of $lock"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+    stamp_of "$lock" > ".venv/.$lock"
+fi
+
+mapfile -t sources < <(find rust -name '*.rs' | LC_ALL=C sort; printf '%s\n' Cargo.toml Cargo.lock pyproject.toml)
+if [ "$(stamp_of "${sources[@]}")" != "$(cat .venv/.built 2> /dev/null)" ] ||
+    ! compgen -G 'python/proxyvpn/_tunstack*.so' > /dev/null || [ ! -x .venv/bin/proxyvpn ]; then
+    say "building (release; a minute or two the first time)"
+    VIRTUAL_ENV=$PWD/.venv .venv/bin/maturin --quiet develop --release --locked --skip-install 2> .venv/.build.log || {
+        cat .venv/.build.log >&2
+        die "the build failed"
+    }
+    .venv/bin/python -m pip --version > /dev/null
+    stamp_of "${sources[@]}" > .venv/.built
+fi
+say "built: .venv/bin/proxyvpn"
