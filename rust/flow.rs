@@ -4,24 +4,19 @@
 //! gets the SYN and answers it. So the program's connect() succeeds when the far end was reached, fails when it was
 //! not, and a flood of SYNs costs no rings. phase.rs is the table of what may follow what.
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
-use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
-use crate::connect::{self, Connect, Verdict};
-use crate::device::Device;
+use crate::attempt::Attempt;
+use crate::link::{Link, Wire};
 use crate::packet::{self, FourTuple, Segment};
 use crate::phase::{self, Event, Phase};
 use crate::refusal::Refusal;
-use crate::relay::{self, End};
-use crate::rings::Slot;
+use crate::relay::End;
 use crate::shared::Shared;
-use crate::upstream::Upstream;
+use crate::upstream::{Ready, Upstream};
 
 /// For all connects of one flow together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,29 +25,6 @@ const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to take what the proxy sent before it broke the connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// When a client that says nothing is asked whether it is there, and when it is given up (it may be a container that
-/// vanished, which no kernel tells us).
-const KEEP_ALIVE: Duration = Duration::from_secs(300);
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(900);
-/// A reply's header mostly fits; more comes in pieces.
-const SCRATCH: usize = 8 * 1024;
-
-/// The stack's interface and its queue: what packets go through.
-pub struct Wire {
-    pub interface: Interface,
-    pub device: Device,
-}
-
-/// What an upstream socket is ready for.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ready {
-    pub readable: bool,
-    pub writable: bool,
-    /// The far end has sent its last byte, or the connection is broken.
-    pub hangup: bool,
-    pub broken: bool,
-}
-
 /// A connection.
 pub struct Flow {
     syn: Segment,
@@ -60,6 +32,8 @@ pub struct Flow {
     upstream: Option<Upstream>,
     ready: Ready,
     body: Body,
+    /// Bytes of the stream that came with the proxy's reply, until there is a socket for them.
+    early: Vec<u8>,
     deadline: Option<Instant>,
     /// The timer entry now live; kept by the stack.
     pub armed: Option<Instant>,
@@ -71,31 +45,6 @@ enum Body {
     Attempt(Box<Attempt>),
     Link(Box<Link>),
     Nothing,
-}
-
-/// The way to a 2xx.
-struct Attempt {
-    /// The held packet, as the stack will get it.
-    packet: Vec<u8>,
-    /// The proxy tried first, how many were tried, and the one of this attempt.
-    first: usize,
-    tried: usize,
-    proxy: usize,
-    request: Vec<u8>,
-    sent: usize,
-    connect: Connect,
-    /// Bytes of the stream that came with the reply.
-    early: Vec<u8>,
-}
-
-/// The stack's end of an open connection.
-struct Link {
-    set: SocketSet<'static>,
-    handle: SocketHandle,
-    slot: Option<Slot>,
-    early: Vec<u8>,
-    up: u64,
-    down: u64,
 }
 
 /// What the stack is to do with a flow that was served.
@@ -114,22 +63,14 @@ pub enum Served {
 impl Flow {
     /// Begin with a SYN, `packet`: dial the first proxy. None when that was refused, and answered, at once.
     pub fn begin(syn: Segment, packet: &[u8], now: Instant, wire: &mut Wire, shared: &mut Shared) -> Option<Flow> {
-        let attempt = Attempt {
-            packet: packet.to_vec(),
-            first: shared.preferred_proxy(now),
-            tried: 0,
-            proxy: 0,
-            request: Vec::new(),
-            sent: 0,
-            connect: Connect::default(),
-            early: Vec::new(),
-        };
+        let attempt = Attempt::new(packet, syn.tuple.destination, shared.preferred_proxy(now));
         let mut flow = Flow {
             syn,
             phase: Phase::Dialing,
             upstream: None,
             ready: Ready::default(),
             body: Body::Attempt(Box::new(attempt)),
+            early: Vec::new(),
             deadline: None,
             armed: None,
             listed: false,
@@ -151,16 +92,13 @@ impl Flow {
 
     /// Take note of what the upstream socket is ready for.
     pub fn wake(&mut self, ready: Ready) {
-        self.ready.readable |= ready.readable | ready.hangup;
-        self.ready.writable |= ready.writable | ready.hangup;
-        self.ready.hangup |= ready.hangup;
-        self.ready.broken |= ready.broken;
+        self.ready.add(ready);
     }
 
     /// Give the offered packet to this flow's socket; false where there is none yet.
     pub fn ingress(&mut self, now: Instant, wire: &mut Wire) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
-        wire.interface.poll_ingress_single(now, &mut wire.device, &mut link.set);
+        link.ingress(now, wire);
         true
     }
 
@@ -186,13 +124,23 @@ impl Flow {
         }
     }
 
+    /// The program has given up before it was answered.
+    pub fn abandon(&mut self, shared: &mut Shared) {
+        if let Some(upstream) = self.upstream.take() {
+            upstream.reset();
+        }
+        shared.stats.flows_reset_by_client.up();
+        self.step(Event::ClientReset);
+        self.release(shared);
+    }
+
     /// Reset both ends: the worker stops.
     pub fn cut(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         match &mut self.body {
             Body::Attempt(_) => wire.device.answer(&packet::reset_for(&self.syn)),
             Body::Link(link) => {
                 link.socket().abort();
-                wire.interface.poll_egress(now, &mut wire.device, &mut link.set);
+                link.egress(now, wire);
             }
             Body::Nothing => {}
         }
@@ -209,20 +157,15 @@ impl Flow {
 
     fn dial(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         let Body::Attempt(attempt) = &mut self.body else { return };
-        attempt.proxy = (attempt.first + attempt.tried) % shared.proxies.len();
-        attempt.tried += 1;
-        let proxy = &shared.proxies[attempt.proxy];
-        attempt.request = connect::request(self.syn.tuple.destination, &proxy.authorization);
-        (attempt.sent, attempt.connect) = (0, Connect::default());
         self.ready = Ready::default();
-        match Upstream::dial(proxy.address) {
+        match attempt.dial(&shared.proxies) {
             Ok(upstream) => {
                 self.upstream = Some(upstream);
                 let share = CONNECT_TIMEOUT / shared.proxies.len() as u32;
                 self.deadline = Some(now + share.max(CONNECT_TIMEOUT_MIN));
                 self.send_request(now, wire, shared);
             }
-            Err(error) => self.fail(Refusal::of_dial(error), now, wire, shared),
+            Err(refusal) => self.fail(&refusal, now, wire, shared),
         }
     }
 
@@ -232,79 +175,54 @@ impl Flow {
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
             Some(Ok(())) => self.send_request(now, wire, shared),
-            Some(Err(error)) => self.fail(Refusal::of_dial(error), now, wire, shared),
+            Some(Err(error)) => self.fail(&Refusal::of_dial(error), now, wire, shared),
             None => {}
         }
     }
 
-    /// Send what the kernel takes of the request. The first byte taken tells that the connection is there.
     fn send_request(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         let (Body::Attempt(attempt), Some(upstream)) = (&mut self.body, &self.upstream) else { return };
-        match upstream.send(&attempt.request[attempt.sent..]) {
-            Ok(sent) => {
-                attempt.sent += sent;
-                if self.phase == Phase::Dialing {
-                    self.deadline = Some(now + REPLY_TIMEOUT);
-                    self.step(Event::Connected);
-                }
+        match attempt.send(upstream, &mut self.ready) {
+            Ok(true) if self.phase == Phase::Dialing => {
+                self.deadline = Some(now + REPLY_TIMEOUT);
+                self.step(Event::Connected);
             }
-            Err(error) if is_later(error.kind()) => self.ready.writable = false,
-            Err(error) if self.phase == Phase::Dialing => self.fail(Refusal::of_dial(error), now, wire, shared),
-            Err(_) => self.fail(Refusal::Closed, now, wire, shared),
+            Ok(_) => {}
+            Err(refusal) => self.fail(&refusal, now, wire, shared),
         }
     }
 
     fn ask(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        if let Body::Attempt(attempt) = &self.body
-            && attempt.sent < attempt.request.len()
-            && self.ready.writable
-        {
+        if self.ready.writable && matches!(&self.body, Body::Attempt(attempt) if attempt.is_unsent()) {
             self.send_request(now, wire, shared);
         }
-        while self.phase == Phase::Asking && self.ready.readable {
-            self.read_reply(now, wire, shared);
-        }
-    }
-
-    fn read_reply(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         let (Body::Attempt(attempt), Some(upstream)) = (&mut self.body, &self.upstream) else { return };
-        let mut scratch = [0; SCRATCH];
-        let received = match upstream.receive(&mut scratch) {
-            Ok(0) => return self.fail(Refusal::Closed, now, wire, shared),
-            Ok(received) => received,
-            Err(error) if is_later(error.kind()) => {
-                self.ready.readable = false;
-                return;
-            }
-            Err(_) => return self.fail(Refusal::Closed, now, wire, shared),
-        };
-        match attempt.connect.feed(&scratch[..received]) {
-            Verdict::More => {}
-            Verdict::Open { rest } => {
-                attempt.early = scratch[rest..received].to_vec();
+        match attempt.read(upstream, &mut self.ready) {
+            Ok(None) => {}
+            Ok(Some(early)) => {
+                self.early = early;
                 self.deadline = None;
                 self.step(Event::Granted);
             }
-            Verdict::Refused { status, reason } => self.fail(Refusal::Status(status, reason), now, wire, shared),
-            Verdict::Bad(why) => self.fail(Refusal::Garbage(why), now, wire, shared),
+            Err(refusal) => self.fail(&refusal, now, wire, shared),
         }
     }
 
     fn give_up_waiting(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         self.deadline = None;
         match self.phase {
-            Phase::Dialing => self.fail(Refusal::Timeout("did not accept a connection"), now, wire, shared),
-            Phase::Asking => self.fail(Refusal::Timeout("did not answer"), now, wire, shared),
+            Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
+            Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
             Phase::Draining => self.abort(),
             _ => {}
         }
     }
 
     /// Go on to the next proxy, or refuse the connection to the program.
-    fn fail(&mut self, refusal: Refusal, now: Instant, wire: &mut Wire, shared: &mut Shared) {
+    fn fail(&mut self, refusal: &Refusal, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         let Body::Attempt(attempt) = &self.body else { return };
         let (proxy, tried) = (attempt.proxy, attempt.tried);
-        shared.note_refusal(&refusal, self.syn.tuple.destination, proxy, now);
+        shared.note_refusal(refusal, self.syn.tuple.destination, proxy, now);
         if let Some(upstream) = self.upstream.take() {
             upstream.reset();
         }
@@ -324,17 +242,14 @@ impl Flow {
         if wire.device.is_stuck() {
             return;
         }
-        let Some(slot) = shared.take_slot() else { return self.fail(Refusal::Memory, now, wire, shared) };
-        // SAFETY: this flow has taken the slot, and `release` drops the socket before it puts the slot back.
-        let (up, down) = unsafe { shared.rings.slices(&slot) };
-        let socket = listening_socket(up, down, self.syn.tuple.destination);
+        let Some(slot) = shared.take_slot() else { return self.fail(&Refusal::Memory, now, wire, shared) };
         let Body::Attempt(attempt) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
-        let mut set = SocketSet::new(Vec::with_capacity(1));
-        let handle = set.add(socket);
+        let early = std::mem::take(&mut self.early);
+        let mut link = Link::listen(self.syn.tuple.destination, slot, &mut shared.rings, early);
         wire.device.offer_again(&attempt.packet);
-        wire.interface.poll_ingress_single(now, &mut wire.device, &mut set);
-        let accepted = set.get::<Socket<'_>>(handle).state() == State::SynReceived;
-        self.body = Body::Link(Box::new(Link { set, handle, slot: Some(slot), early: attempt.early, up: 0, down: 0 }));
+        link.ingress(now, wire);
+        let accepted = link.socket().state() == State::SynReceived;
+        self.body = Body::Link(Box::new(link));
         shared.stats.flows_connecting_now.down();
         shared.stats.flows_open_now.up();
         if accepted {
@@ -343,7 +258,8 @@ impl Flow {
         } else {
             // a SYN that the stack does not take: from a group address, say
             shared.stats.bad_packets.up();
-            self.step(Event::Failed);
+            self.upstream = None;
+            self.step(Event::ClientReset);
             self.release(shared);
         }
     }
@@ -376,56 +292,33 @@ impl Flow {
     /// Move bytes towards the program; says whether there may be more.
     fn download(&mut self, shared: &mut Shared) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
-        let socket = link.set.get_mut::<Socket<'_>>(link.handle);
-        if !link.early.is_empty() {
-            let taken = socket.send_slice(&link.early).unwrap_or(0);
-            link.early.drain(..taken);
-            link.down += taken as u64;
-            shared.stats.bytes_down.add(taken as u64);
-        }
-        let giving = matches!(self.phase, Phase::Open | Phase::ClientDone);
-        let (true, true, Some(upstream)) = (giving && link.early.is_empty(), self.ready.readable, &self.upstream)
-        else {
-            return false;
-        };
-        if !socket.can_send() {
-            return false;
-        }
-        let (moved, end) = relay::download(socket, upstream, self.ready.hangup);
-        link.down += moved as u64;
-        shared.stats.bytes_down.add(moved as u64);
+        let upstream = self.upstream.as_ref().filter(|_| matches!(self.phase, Phase::Open | Phase::ClientDone));
+        let end = link.download(upstream, &mut self.ready, &shared.stats);
         match end {
-            End::Empty => self.ready.readable = false,
             End::Eof => {
-                socket.close();
+                link.socket().close();
                 self.step(Event::UpstreamEof);
             }
             End::Broken => self.lose_upstream(shared),
-            End::Full | End::Turn => {}
+            End::Empty | End::Full | End::Turn => {}
         }
         end == End::Turn
     }
 
     /// Move bytes towards the proxy; says whether there may be more.
     fn upload(&mut self, shared: &mut Shared) -> bool {
-        let Body::Link(link) = &mut self.body else { return false };
-        let taking = matches!(self.phase, Phase::Open | Phase::UpstreamDone);
-        let (true, true, Some(upstream)) = (taking, self.ready.writable, &self.upstream) else { return false };
-        let socket = link.set.get_mut::<Socket<'_>>(link.handle);
-        if socket.state() == State::SynReceived {
+        let (Body::Link(link), Some(upstream)) = (&mut self.body, &self.upstream) else { return false };
+        if !matches!(self.phase, Phase::Open | Phase::UpstreamDone) {
             return false;
         }
-        let (moved, end) = relay::upload(socket, upstream);
-        link.up += moved as u64;
-        shared.stats.bytes_up.add(moved as u64);
+        let end = link.upload(upstream, &mut self.ready, &shared.stats);
         match end {
-            End::Full => self.ready.writable = false,
             End::Eof => {
                 upstream.finish();
                 self.step(Event::ClientFin);
             }
             End::Broken => self.lose_upstream(shared),
-            End::Empty | End::Turn => {}
+            End::Full | End::Empty | End::Turn => {}
         }
         end == End::Turn
     }
@@ -476,12 +369,7 @@ impl Flow {
         if self.phase == Phase::Draining && self.deadline.is_none() {
             self.deadline = Some(now + DRAIN_TIMEOUT);
         }
-        let Body::Link(link) = &mut self.body else { return self.deadline };
-        if link.socket().state() == State::TimeWait {
-            return self.deadline;
-        }
-        // A timer that is due though nothing could be sent would be due for ever.
-        let timer = wire.interface.poll_at(now, &link.set).map(|at| at.max(now + Duration::from_millis(1)));
+        let timer = self.link().and_then(|link| link.next_timer(now, wire));
         match (timer, self.deadline) {
             (Some(timer), Some(deadline)) => Some(timer.min(deadline)),
             (timer, deadline) => timer.or(deadline),
@@ -502,49 +390,10 @@ impl Flow {
         match std::mem::replace(&mut self.body, Body::Nothing) {
             Body::Attempt(_) => shared.stats.flows_connecting_now.down(),
             Body::Link(link) => {
-                let Link { set, slot, up, down, .. } = *link;
-                drop(set);
-                if let Some(slot) = slot {
-                    shared.rings.put(slot, up.max(down) as usize);
-                }
+                link.release(&mut shared.rings);
                 shared.stats.flows_open_now.down();
             }
             Body::Nothing => {}
         }
     }
-}
-
-impl Link {
-    fn socket(&mut self) -> &mut Socket<'static> {
-        self.set.get_mut(self.handle)
-    }
-
-    /// Let the stack send what it can; says whether it has nothing left to send now.
-    fn egress(&mut self, now: Instant, wire: &mut Wire) -> bool {
-        // In TIME-WAIT the stack would forget what the program sent, in its own time; so it is not asked.
-        while !self.is_resting(now, wire)
-            && wire.interface.poll_egress(now, &mut wire.device, &mut self.set) != PollResult::None
-        {}
-        !wire.device.is_stuck()
-    }
-
-    fn is_resting(&mut self, now: Instant, wire: &mut Wire) -> bool {
-        self.socket().state() == State::TimeWait && wire.interface.poll_at(now, &self.set).is_none_or(|at| at > now)
-    }
-}
-
-fn is_later(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
-fn listening_socket(up: &'static mut [u8], down: &'static mut [u8], target: SocketAddr) -> Socket<'static> {
-    let mut socket = Socket::new(SocketBuffer::new(up), SocketBuffer::new(down));
-    socket.set_nagle_enabled(false);
-    socket.set_ack_delay(None);
-    socket.set_keep_alive(Some(KEEP_ALIVE));
-    socket.set_timeout(Some(CLIENT_TIMEOUT));
-    let endpoint = IpListenEndpoint { addr: Some(IpAddress::from(target.ip())), port: target.port() };
-    // fails only for port 0, which the stack refuses before there is a flow
-    let _ = socket.listen(endpoint);
-    socket
 }

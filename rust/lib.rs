@@ -1,10 +1,12 @@
 //! proxyvpn's data plane: TUN packets in, HTTP CONNECT out. This file is the door to Python, and only that: the only
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
+pub mod attempt;
 pub mod connect;
 pub mod device;
 pub mod error;
 pub mod flow;
+pub mod link;
 pub mod packet;
 pub mod phase;
 pub mod refusal;

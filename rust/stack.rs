@@ -13,10 +13,12 @@ use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
 use crate::device::Device;
-use crate::flow::{Flow, Ready, Served, Wire};
+use crate::flow::{Flow, Served};
+use crate::link::Wire;
 use crate::packet::{self, FourTuple, Peek, Segment, flag};
 use crate::shared::Shared;
 use crate::timer::Timers;
+use crate::upstream::Ready;
 
 /// See the head of this file.
 pub struct Stack {
@@ -98,7 +100,7 @@ impl Stack {
         if flow.ingress(now, &mut self.wire) {
             self.enlist(index);
         } else if segment.has(flag::RST) {
-            flow.cut(now, &mut self.wire, &mut self.shared);
+            flow.abandon(&mut self.shared);
             self.forget(index);
         }
     }

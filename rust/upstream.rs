@@ -6,6 +6,26 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+/// What a connection to the proxy is ready for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ready {
+    pub readable: bool,
+    pub writable: bool,
+    /// The far end has sent its last byte, or the connection is broken.
+    pub hangup: bool,
+    pub broken: bool,
+}
+
+impl Ready {
+    /// Take note of news. After a hang-up both ways are tried to their end.
+    pub fn add(&mut self, news: Ready) {
+        self.readable |= news.readable | news.hangup;
+        self.writable |= news.writable | news.hangup;
+        self.hangup |= news.hangup;
+        self.broken |= news.broken;
+    }
+}
+
 /// A connection to the proxy.
 #[derive(Debug)]
 pub struct Upstream {

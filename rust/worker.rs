@@ -10,8 +10,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use smoltcp::time::Instant;
 
 use crate::error::Error;
-use crate::flow::Ready;
+
 use crate::stack::Stack;
+use crate::upstream::Ready;
 
 /// Packets read before flows are served: enough to gather bytes into few system calls, few enough to be fair.
 const BATCH: usize = 64;

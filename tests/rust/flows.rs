@@ -1,5 +1,7 @@
 //! Connections from the SYN to the last acknowledgement, two TCP stacks back to back; see world.rs.
 
+#![allow(clippy::unwrap_used)]
+
 mod world;
 
 use std::io::{ErrorKind, Write};

@@ -11,10 +11,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use _tunstack::device::{Device, HEADER};
-use _tunstack::flow::Ready;
+
 use _tunstack::shared::{Proxy, Shared};
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
+use _tunstack::upstream::Ready;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -164,7 +165,7 @@ impl World {
         stream.set_nonblocking(true).unwrap();
         let mut request = Vec::new();
         self.until("a whole request", |_| {
-            read_some(&stream, &mut request);
+            read_some(&stream, &mut request).unwrap();
             request.ends_with(b"\r\n\r\n")
         });
         (stream, String::from_utf8(request).unwrap())

@@ -1,0 +1,98 @@
+//! The way to a 2xx: a SYN that is held back, and one proxy after the other asked for its destination.
+//!
+//! Knows nothing of phases and time; flow.rs does.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use crate::connect::{self, Connect, Verdict};
+use crate::refusal::Refusal;
+use crate::shared::Proxy;
+use crate::upstream::{Ready, Upstream};
+
+/// A reply's header mostly fits; more comes in pieces.
+const SCRATCH: usize = 8 * 1024;
+
+/// See the head of this file.
+pub struct Attempt {
+    /// The held packet, as the stack will get it.
+    pub packet: Vec<u8>,
+    target: SocketAddr,
+    /// The proxy tried first, how many were tried, and the one of this attempt.
+    first: usize,
+    pub tried: usize,
+    pub proxy: usize,
+    request: Vec<u8>,
+    sent: usize,
+    reply: Connect,
+}
+
+impl Attempt {
+    /// Hold `packet`, a SYN to `target`; `first` is the proxy to try first.
+    pub fn new(packet: &[u8], target: SocketAddr, first: usize) -> Attempt {
+        Attempt {
+            packet: packet.to_vec(),
+            target,
+            first,
+            tried: 0,
+            proxy: 0,
+            request: Vec::new(),
+            sent: 0,
+            reply: Connect::default(),
+        }
+    }
+
+    /// Begin to connect to the next of `proxies`.
+    pub fn dial(&mut self, proxies: &[Proxy]) -> Result<Upstream, Refusal> {
+        self.proxy = (self.first + self.tried) % proxies.len();
+        self.tried += 1;
+        let proxy = &proxies[self.proxy];
+        self.request = connect::request(self.target, &proxy.authorization);
+        (self.sent, self.reply) = (0, Connect::default());
+        Upstream::dial(proxy.address).map_err(Refusal::of_dial)
+    }
+
+    /// Send what the kernel takes of the request; says whether any of it has gone, which tells that there is a
+    /// connection.
+    pub fn send(&mut self, upstream: &Upstream, ready: &mut Ready) -> Result<bool, Refusal> {
+        match upstream.send(&self.request[self.sent..]) {
+            Ok(sent) => self.sent += sent,
+            Err(error) if is_later(error.kind()) => ready.writable = false,
+            Err(_) if self.sent > 0 => return Err(Refusal::Closed),
+            Err(error) => return Err(Refusal::of_dial(error)),
+        }
+        Ok(self.sent > 0)
+    }
+
+    /// Say whether a part of the request is still to be sent.
+    pub fn is_unsent(&self) -> bool {
+        self.sent < self.request.len()
+    }
+
+    /// Read what there is of the reply: when it is a 2xx, the bytes of the stream that came with it.
+    pub fn read(&mut self, upstream: &Upstream, ready: &mut Ready) -> Result<Option<Vec<u8>>, Refusal> {
+        let mut scratch = [0; SCRATCH];
+        while ready.readable {
+            let received = match upstream.receive(&mut scratch) {
+                Ok(0) => return Err(Refusal::Closed),
+                Ok(received) => received,
+                Err(error) if is_later(error.kind()) => {
+                    ready.readable = false;
+                    break;
+                }
+                Err(_) => return Err(Refusal::Closed),
+            };
+            match self.reply.feed(&scratch[..received]) {
+                Verdict::More => {}
+                Verdict::Open { rest } => return Ok(Some(scratch[rest..received].to_vec())),
+                Verdict::Refused { status, reason } => return Err(Refusal::Status(status, reason)),
+                Verdict::Bad(why) => return Err(Refusal::Garbage(why)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_later(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
