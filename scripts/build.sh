@@ -30,11 +30,10 @@ mapfile -t sources < <(find rust -name '*.rs' | LC_ALL=C sort; printf '%s\n' Car
 if [ "$(stamp_of "${sources[@]}")" != "$(cat .venv/.built 2> /dev/null)" ] ||
     ! compgen -G 'python/proxyvpn/_tunstack*.so' > /dev/null || [ ! -x .venv/bin/proxyvpn ]; then
     say "building (release; a minute or two the first time)"
-    VIRTUAL_ENV=$PWD/.venv .venv/bin/maturin --quiet develop --release --locked --skip-install 2> .venv/.build.log || {
+    VIRTUAL_ENV=$PWD/.venv .venv/bin/maturin develop --quiet --release --locked > .venv/.build.log 2>&1 || {
         cat .venv/.build.log >&2
         die "the build failed"
     }
-    .venv/bin/python -m pip --version > /dev/null
     stamp_of "${sources[@]}" > .venv/.built
 fi
 say "built: .venv/bin/proxyvpn"

@@ -42,10 +42,12 @@ rust_is_new_enough() {
 
 # need_rust: find or install Rust 1.91 or newer (Debian's own rustc is older).
 need_rust() {
-    PATH="$PATH:$HOME/.cargo/bin"
+    PATH="$HOME/.cargo/bin:$PATH"
     export PATH
     rust_is_new_enough && return
-    if ! command -v rustup > /dev/null && apt-cache show rustup > /dev/null 2>&1; then need_packages rustup; fi
+    if ! command -v rustup > /dev/null && apt-cache policy rustup 2> /dev/null | grep -q 'Candidate: [0-9]'; then
+        need_packages rustup
+    fi
     say "installing a Rust toolchain with rustup"
     if command -v rustup > /dev/null; then
         rustup toolchain install stable --profile minimal --component clippy --component rustfmt > /dev/null 2>&1 || true
@@ -55,7 +57,6 @@ need_rust() {
         curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs 2> /dev/null |
             sh -s -- -y --quiet --profile minimal --component clippy --component rustfmt > /dev/null 2>&1 || true
     fi
-    PATH="$HOME/.cargo/bin:$PATH"
     hash -r
     rust_is_new_enough || die "Rust 1.91 or newer is needed, and could not be installed from here.
   found: $(rustc --version 2> /dev/null || echo none)

@@ -1,36 +1,254 @@
 """Pure: what the kernel must hold for a tunnel, as an ordered tuple of steps that can be printed, added and removed.
 
 Opens nothing. The helper is asked for a `Tunnel`, nouns only, and computes the steps here; a caller that could send
-steps would be a caller with CAP_NET_ADMIN.
+steps would be a caller with CAP_NET_ADMIN. The order is the theory:
+
+    killswitch on:   firewall, link, addresses | routes, rules               (nothing leaves from the first step on)
+    killswitch off:            link, addresses | routes, rules, firewall     (nothing is marked before the way exists)
+
+What stands before the bar is done at Open, the rest at Engage; undone in reverse. In the routes the unreachable default
+comes first, so that there is no moment without one. In the rules the two for what comes out of the TUN come first:
+a container's answer must never go out by a default route.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
-from proxyvpn.errors import UsageError
+from proxyvpn import chains, ruleset
+from proxyvpn.errors import KernelError
+from proxyvpn.mark import (
+    LINK_MTU,
+    LINK_QUEUE,
+    MARK,
+    MASK,
+    NFT_TABLE,
+    PREFERENCE_ATTACHED,
+    PREFERENCE_MARK,
+    PREFERENCE_NO_ROUTE,
+    PREFERENCE_STRAY,
+    PROTOCOL,
+    TABLE,
+    TUN4,
+    TUN6,
+    UNREACHABLE_METRIC,
+)
+from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel
 
-type_checking_placeholder = UsageError
-
-IPAddress = IPv4Address | IPv6Address
-IPNetwork = IPv4Network | IPv6Network
+__all__ = [
+    "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken", "Neighbours",
+    "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "opening", "steps", "sysctls",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a proxy listens: one address, one TCP port (1 to 65535)."""
+class Firewall:
+    """The whole firewall, loaded in one transaction (for each family, with iptables)."""
 
-    address: IPAddress
-    port: int
+    tunnel: Tunnel
+    host: Host
+
+    @property
+    def text(self) -> str:
+        if self.host.backend == "iptables":
+            return "\n".join(
+                f"{program} --noflush <<'EOF'\n{script}EOF"
+                for program, script in chains.scripts(self.tunnel, self.host).items()
+            )
+        return f"nft -f - <<'EOF'\n{ruleset.text(self.tunnel, self.host)}EOF"
+
+    @property
+    def line(self) -> str:
+        if self.host.backend == "iptables":
+            return " && ".join(f"{name} --noflush <<'EOF' …" for name in chains.programs(self.host))
+        number = ruleset.text(self.tunnel, self.host).count("chain ")
+        return f"nft -f - <<'EOF' … (inet {NFT_TABLE}, arp {NFT_TABLE}: {number} chains)"
+
+    @property
+    def undo(self) -> str:
+        if self.host.backend == "iptables":
+            return " && ".join(
+                f"{name} --noflush <<'EOF' … (without our chains)" for name in chains.programs(self.host)
+            )
+        return f"nft delete table inet {NFT_TABLE}; nft delete table arp {NFT_TABLE}"
 
 
 @dataclass(frozen=True, slots=True)
-class Tunnel:
-    """What the helper is asked for: nouns only, checked when made."""
+class Neighbours:
+    """Forget the neighbours that did not answer yet: packets that wait for one have passed the firewall already."""
 
-    proxies: tuple[Endpoint, ...]
-    resolvers: tuple[IPAddress, ...]
-    bypass: tuple[IPNetwork, ...]
-    killswitch: bool
+    version: int
+
+    @property
+    def text(self) -> str:
+        return f"ip -{self.version} neigh flush all nud incomplete"
+
+    @property
+    def line(self) -> str:
+        return self.text
+
+    @property
+    def undo(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The TUN device, up, with its sysctls set before; it ends with its last queue."""
+
+    ifname: str
     queues: int
+    sysctls: tuple[tuple[str, str], ...]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(
+            (
+                f"ip tuntap add dev {self.ifname} mode tun user 0 multi_queue vnet_hdr",
+                f"ip link set dev {self.ifname} mtu {LINK_MTU} txqueuelen {LINK_QUEUE} alias proxyvpn",
+                *(f"sysctl -w {name}={value}" for name, value in self.sysctls),
+                f"ip link set dev {self.ifname} up",
+            )
+        )
+
+    @property
+    def line(self) -> str:
+        return "; ".join(self.text.splitlines())
+
+    @property
+    def undo(self) -> str:
+        return f"ip link del dev {self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address of the TUN: without an IPv4 one the kernel drops all that comes out of it (rp_filter)."""
+
+    ifname: str
+    address: IPAddress
+
+    @property
+    def text(self) -> str:
+        length, more = ("128", " nodad") if isinstance(self.address, IPv6Address) else ("32", "")
+        return f"ip -{self.address.version} address add {self.address}/{length} dev {self.ifname}{more}"
+
+    @property
+    def line(self) -> str:
+        return self.text
+
+    @property
+    def undo(self) -> str:
+        return ""  # it goes with the link
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A default route in our table; through no device: unreachable, and the last to be chosen."""
+
+    version: int
+    ifname: str
+
+    @property
+    def text(self) -> str:
+        what = f"default dev {self.ifname}" if self.ifname else f"unreachable default metric {UNREACHABLE_METRIC}"
+        return f"ip -{self.version} route add {what} table {TABLE} protocol {PROTOCOL}"
+
+    @property
+    def line(self) -> str:
+        return self.text
+
+    @property
+    def undo(self) -> str:
+        return self.text.replace(" add ", " del ")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A routing rule with one of our four preferences."""
+
+    version: int
+    preference: int
+    ifname: str
+
+    @property
+    def text(self) -> str:
+        what = {
+            PREFERENCE_ATTACHED: f"iif {self.ifname} lookup main suppress_prefixlength 0",
+            PREFERENCE_STRAY: f"iif {self.ifname} blackhole",
+            PREFERENCE_MARK: f"fwmark {MARK:#x}/{MASK:#x} lookup {TABLE}",
+            PREFERENCE_NO_ROUTE: f"ipproto tcp lookup {TABLE}",
+        }[self.preference]
+        return f"ip -{self.version} rule add pref {self.preference} {what} protocol {PROTOCOL}"
+
+    @property
+    def line(self) -> str:
+        return self.text
+
+    @property
+    def undo(self) -> str:
+        return self.text.replace(" add ", " del ")
+
+
+class NameTaken(KernelError):
+    """Somebody else's link has the name."""
+
+
+Step = Firewall | Neighbours | Link | Address | Route | Rule
+
+
+def steps(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+    """Give every step of `up` in its order. `.text` is what a person would type, `.line` the same on one line."""
+    return opening(tunnel, host) + engaging(tunnel, host)
+
+
+def opening(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+    """Give the steps of Open: the link, and with the killswitch the firewall before it."""
+    link = Link(host.ifname, tunnel.queues, sysctls(host))
+    addresses = [Address(host.ifname, each) for each in (TUN4, TUN6) if each.version == 4 or host.ipv6]
+    return (*(_firewall(tunnel, host) if tunnel.killswitch else ()), link, *addresses)
+
+
+def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+    """Give the steps of Engage: routes and rules, and without the killswitch the firewall after them."""
+    found: list[Step] = []
+    for version in _versions(host):
+        found += [Route(version, "")] if tunnel.killswitch else []
+        found.append(Route(version, host.ifname))
+    preferences = (PREFERENCE_ATTACHED, PREFERENCE_STRAY, PREFERENCE_MARK, PREFERENCE_NO_ROUTE)
+    for version in _versions(host):
+        found += [Rule(version, each, _of_link(each, host.ifname)) for each in preferences]
+    return (*found, *(() if tunnel.killswitch else _firewall(tunnel, host)))
+
+
+def sysctls(host: Host) -> tuple[tuple[str, str], ...]:
+    """Give what is set on the TUN before it is up, so that the kernel sends nothing of its own into it.
+
+    rp_filter 2 works whatever `all` says. The settings end with the device.
+    """
+    four = (("ipv4", "rp_filter", "2"),)
+    six = (
+        ("ipv6", "disable_ipv6", "0"),
+        ("ipv6", "accept_ra", "0"),
+        ("ipv6", "addr_gen_mode", "1"),
+        ("ipv6", "router_solicitations", "0"),
+    )
+    chosen = (*four, *six) if host.ipv6 else four
+    return tuple((f"net.{family}.conf.{host.ifname}.{name}", value) for family, name, value in chosen)
+
+
+def device_line(ifname: str) -> str:
+    """Give the words for a link of ours that was found in the kernel."""
+    return f"ip link add dev {ifname}"
+
+
+def _firewall(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+    return (Firewall(tunnel, host), *(Neighbours(version) for version in _versions(host)))
+
+
+def _versions(host: Host) -> tuple[int, ...]:
+    return (4, 6) if host.ipv6 else (4,)
+
+
+def _of_link(preference: int, ifname: str) -> str:
+    return ifname if preference in (PREFERENCE_ATTACHED, PREFERENCE_STRAY) else ""

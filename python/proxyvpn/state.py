@@ -163,6 +163,10 @@ class StateDir:
         """Give a name of the control socket that fits into sockaddr_un, however deep the directory is."""
         return f"/proc/self/fd/{self.fd}/{CONTROL}"
 
+    def remove_control(self) -> None:
+        """Remove a socket that an `up` left behind that is no more."""
+        self._remove(CONTROL)
+
     def close(self) -> None:
         """Let go of the directory and the lock."""
         os.close(self.fd)

@@ -9,6 +9,7 @@ import pytest
 from tests.netns import internet as servers
 from tests.netns import proxies
 from tests.netns.rig import Rig, rig
+from tests.netns.up import READY_AFTER
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,19 @@ def squid(bed: Rig) -> Iterator[proxies.RunningProxy]:
     """A real squid that lets everything through."""
     with proxies.squid(bed.mid) as found:
         yield found
+
+
+@pytest.fixture
+def fresh() -> Iterator[Rig]:
+    """A test bed for one test alone, for those that may leave `host` in ruins."""
+    with rig() as found:
+        yield found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how long `up` took to be ready; the aim is half a second."""
+    if READY_AFTER:
+        times = sorted(READY_AFTER)
+        terminalreporter.write_line(
+            f"up was ready after {times[len(times) // 2]:.2f} s (median of {len(times)}; at most {times[-1]:.2f} s)"
+        )

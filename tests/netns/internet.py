@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.netns import peer, wait
 from tests.netns.namespaces import Namespace, end, family_of
-from tests.netns.rig import RESOLVER4, RESOLVER6, WORLD4, WORLD6
+from tests.netns.rig import MID4, RESOLVER4, RESOLVER6, WORLD4, WORLD6
 
 PAGE = "The page of the world.\n"
 
@@ -107,9 +107,22 @@ def _dnsmasq(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
 
 
 def _peer(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
-    script = 'ulimit -n 60000; exec "$0" -I "$1"'
+    script = 'ulimit -n $(ulimit -Hn); exec "$0" -I "$1"'
     with (home / "peer.out").open("wb") as out:
         return world.start("sh", "-c", script, sys.executable, peer.__file__, stdout=out)
+
+
+@contextlib.contextmanager
+def echoing_proxy(mid: Namespace) -> Iterator[str]:
+    """Run the peer in `mid`, and give the URL of its proxy that is the far end as well."""
+    home = mid.home / "peer"
+    home.mkdir()
+    child = _peer(mid, home)
+    try:
+        wait.for_line(home / "peer.out", "ready")
+        yield f"http://{MID4}:{peer.CONNECT}"
+    finally:
+        end(child)
 
 
 def _sshd(world: Namespace, home: Path) -> subprocess.Popen[bytes]:

@@ -4,6 +4,7 @@
     9   sink: reads to end of file, answers with "<count> <sha256>", closes
     19  source: reads "<count>\\n", sends so many bytes of the test stream, closes
     79  speaks first and half-closes, then reads to end of file, and writes the count to standard output
+    8008  a proxy that is the far end as well: answers any CONNECT with 200, then echoes (one descriptor a flow)
     UDP 7   echo (each datagram also printed)
 
 The test stream is one block of pseudo-random bytes, each time with its number in front.
@@ -21,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import cast
 
 BLOCK = random.Random(118).randbytes((1 << 18) - 8)
-ECHO, SINK, SOURCE, BANNER, HALF = 7, 9, 19, 2222, 79
+ECHO, SINK, SOURCE, BANNER, HALF, CONNECT = 7, 9, 19, 2222, 79, 8008
 
 
 def stream(count: int) -> Iterator[bytes]:
@@ -62,6 +63,12 @@ async def _half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     print(f"after half-close: {len(await reader.read())}", flush=True)
 
 
+async def _connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    await _echo(reader, writer)
+
+
 class _Datagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
@@ -80,7 +87,7 @@ def _closing(serve: Serve) -> Serve:
             await serve(reader, writer)
             writer.close()
             await writer.wait_closed()
-        except (ConnectionError, OSError):
+        except (OSError, EOFError):
             writer.transport.abort()
 
     return run
@@ -88,7 +95,7 @@ def _closing(serve: Serve) -> Serve:
 
 async def main() -> None:
     """Listen on all ports and serve for ever."""
-    served = {ECHO: _echo, SINK: _sink, SOURCE: _source, BANNER: _banner, HALF: _half}
+    served = {ECHO: _echo, SINK: _sink, SOURCE: _source, BANNER: _banner, HALF: _half, CONNECT: _connect}
     for port, serve in served.items():
         await asyncio.start_server(_closing(serve), ["0.0.0.0", "::"], port, backlog=8192, limit=1 << 20)
     both = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)  # takes IPv4 too, as ::ffff:…

@@ -81,7 +81,7 @@ def squid(mid: Namespace, users: dict[str, str] | None = None, port: int = SQUID
     shutil.chown(home, "proxy")
     with (home / "errors").open("wb") as errors:
         process = mid.start(
-            *("sh", "-c", 'ulimit -n 60000; exec squid -N -f "$0"', str(home / "squid.conf")),
+            *("sh", "-c", 'ulimit -n $(ulimit -Hn); exec squid -N -f "$0"', str(home / "squid.conf")),
             stderr=errors,
         )
     try:
@@ -128,7 +128,7 @@ class ScriptedProxy:
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
         self._listener = mid.listen("::", port)
-        self._accepting = threading.Thread(target=self._accept)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
     @property
@@ -136,7 +136,9 @@ class ScriptedProxy:
         return f"http://{MID4}:{self.port}"
 
     def close(self) -> None:
-        """Stop listening, and reset every connection."""
+        """Stop listening, and end every connection; a second time is nothing."""
+        if self._listener.fileno() == -1:
+            return
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         self._listener.close()
@@ -153,7 +155,7 @@ class ScriptedProxy:
             except OSError:
                 return
             self._open.add(client)
-            thread = threading.Thread(target=self._serve, args=(client,))
+            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -172,7 +174,7 @@ class ScriptedProxy:
                 server.settimeout(None)
                 self._open.add(server)
                 client.sendall(answer)
-                back = threading.Thread(target=_pump, args=(server, client))
+                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
                 back.start()
                 _pump(client, server)
                 back.join()

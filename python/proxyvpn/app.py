@@ -1,0 +1,380 @@
+"""The order of life of one `up`: children, proxy, record, Open, worker, Engage, ready, supervise, Close.
+
+Holds no privilege and touches nothing in the kernel itself: it asks the helper. What becomes of the machine when
+something fails is decided in one place, `_fail`, by the phase that was reached and the killswitch:
+
+    killswitch   FRESH       OPEN (Open was sent)     ENGAGED
+    off          as it was   Close: rolled back       Close, or where the helper died, Reclaim by a fresh one
+    on           as it was   Close: rolled back       end of file without Close: the helper leaves it locked
+
+A machine that was locked before (`up` took over) is never opened by a failure.
+"""
+
+from __future__ import annotations
+
+import enum
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from proxyvpn import control, plan, report, resolvers
+from proxyvpn.channel import Channel
+from proxyvpn.children import ChildGone
+from proxyvpn.errors import Exit, MachineLocked, ProxyUnreachable, ProxyvpnError, RolledBack
+from proxyvpn.messages import Closed, Down, Report, Start, Update, Upstream
+from proxyvpn.options import Options
+from proxyvpn.plan import Tunnel
+from proxyvpn.reach import Interrupted, Place
+from proxyvpn.resolvers import Resolvers
+from proxyvpn.state import VERSION, Record, StateDir
+from proxyvpn.world import World
+
+RESTARTS: Final = 5
+RESTART_WINDOW: Final = 10.0
+TICK: Final = 5.0
+"""Seconds between two looks at resolv.conf."""
+
+
+class Phase(enum.Enum):
+    """How far the kernel was touched."""
+
+    FRESH = "fresh"
+    OPEN = "opening"
+    ENGAGED = "engaged"
+
+
+def up(options: Options, state: StateDir, world: World) -> Exit:
+    """Run a tunnel from beginning to end; `state` is locked. Raises what it ends by when it does not end in order."""
+    life = Life(options, state, world)
+    try:
+        return life.run()
+    finally:
+        life.release()
+
+
+def dry_run(options: Options, world: World) -> tuple[str, ...]:
+    """Give every step that `up` would take, as text; needs names to resolve, and nothing else."""
+    chosen = _resolvers(options, world.read)
+    for warning in chosen.warnings:
+        world.say(warning)
+    tunnel = _tunnel(options, world.resolve(options, world.stop), chosen, world.identity.queues)
+    return tuple(step.text for step in plan.steps(tunnel, world.host()))
+
+
+class Life:
+    """One tunnel."""
+
+    def __init__(self, options: Options, state: StateDir, world: World) -> None:
+        self._options = options
+        self._state = state
+        self._world = world
+        self._phase = Phase.FRESH
+        self._was_locked = False
+        self._restarts: list[float] = []
+        self._restart_count = 0
+        self._clients: dict[int, Channel] = {}
+        self._control: control.Control | None = None
+        self._places: tuple[Place, ...] = ()
+        self._resolvers = Resolvers(())
+        self._record: Record | None = None
+        self._state.read()  # a corrupt record is said before anything starts
+        self._helper = world.helper()
+        self._worker = world.worker()
+
+    def run(self) -> Exit:
+        """Bring the tunnel up, keep it, end it."""
+        try:
+            self._bring_up()
+            self._supervise()
+        except ProxyvpnError as error:
+            outcome = self._fail(error)
+            if outcome is error:
+                raise
+            raise outcome from error
+        return self._end()
+
+    def release(self) -> None:
+        """End the children (end of file does the rest) and hang up on everybody."""
+        for client in self._clients.values():
+            client.close()
+        if self._control is not None:
+            self._control.close()
+        self._worker.end()
+        self._helper.end()
+
+    # Up.
+
+    def _bring_up(self) -> None:
+        world, options = self._world, self._options
+        self._resolvers = _resolvers(options, world.read)
+        for warning in (*options.warnings, *self._resolvers.warnings):
+            world.say(warning)
+        self._try_proxies()
+        tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues)
+        self._write_record(tunnel)
+        self._check_signals()
+        ifname, queues = self._open(tunnel)
+        missing = self._worker.run(self._start_message(), queues)
+        for line in missing:
+            world.say(f"this kernel cannot enforce: {line}")
+        self._check_signals()
+        steps = self._helper.engage()
+        self._phase = Phase.ENGAGED
+        self._save(ifname=ifname, phase="engaged", steps=steps)
+        self._control = control.Control.listen(self._state)
+        world.ready(report.ready_line(options, ifname, tuple(map(str, self._resolvers.addresses))))
+
+    def _try_proxies(self) -> None:
+        """Find the proxies and try one, while the children start; look what an earlier tunnel left."""
+        world = self._world
+        reached = None
+        try:
+            self._places = world.resolve(self._options, world.stop)
+            reached = world.attempt(self._places, world.stop)
+            left = self._helper.status()
+        except ProxyvpnError as error:
+            if isinstance(error, ProxyUnreachable) and self._helper.status().locked:
+                advice = "a killswitch left behind may be in the way: `proxyvpn teardown` opens it"
+                raise ProxyUnreachable(error.what, error.why, advice) from error
+            raise
+        finally:
+            if reached is not None:
+                world.finish(reached, world.stop)
+        self._was_locked = left.locked
+        if left.locked:
+            world.say("a killswitch was left behind by a crash; taking over without opening it")
+
+    def _open(self, tunnel: Tunnel) -> tuple[str, tuple[int, ...]]:
+        self._phase = Phase.OPEN
+        try:
+            return self._helper.open(tunnel)
+        except ChildGone:
+            raise
+        except ProxyvpnError:  # an Open that the helper refused has changed nothing, or it has undone it itself
+            self._phase = Phase.FRESH
+            raise
+
+    def _start_message(self) -> Start:
+        upstreams = tuple(Upstream(place.endpoint, place.proxy.authorization) for place in self._places)
+        return Start(upstreams, self._world.identity.worker_uid)
+
+    def _write_record(self, tunnel: Tunnel) -> None:
+        identity = self._world.identity
+        self._record = Record(
+            version=VERSION,
+            boot_id=identity.boot_id,
+            netns=identity.netns,
+            pid=identity.pid,
+            ifname="",
+            proxies=tuple(map(str, self._options.proxies)),
+            resolvers=tuple(map(str, tunnel.resolvers)),
+            bypass=tuple(map(str, tunnel.bypass)),
+            killswitch=tunnel.killswitch,
+            phase="opening",
+            steps=tuple(step.line for step in plan.steps(tunnel, self._world.host())),
+            since=int(time.time()),
+        )
+        self._state.write(self._record)
+
+    def _save(self, **changes: str | tuple[str, ...]) -> None:
+        """Write the record again; from here on a full disk must not bring a working tunnel down."""
+        assert self._record is not None  # noqa: S101
+        self._record = replace(self._record, **changes)  # type: ignore[arg-type]
+        try:
+            self._state.write(self._record)
+        except ProxyvpnError as error:
+            self._world.say(f"{error.what}: {error.why}")
+
+    def _check_signals(self) -> None:
+        poll = select.poll()
+        poll.register(self._world.stop, select.POLLIN)
+        if poll.poll(0):
+            raise Interrupted("ended before it was ready")
+
+    # Run.
+
+    def _supervise(self) -> None:
+        """Serve until a signal or a client asks to end. Raises when it cannot go on."""
+        assert self._control is not None  # noqa: S101
+        while True:
+            poll = select.poll()
+            ours = (self._world.stop, self._helper.fileno(), self._worker.fileno(), self._control.fileno())
+            for fd in (*ours, *self._clients):
+                poll.register(fd, select.POLLIN)
+            ready = {fd for fd, _ in poll.poll(TICK * 1000)}
+            if self._world.stop in ready:
+                return
+            if self._helper.fileno() in ready:
+                raise ChildGone("the helper process has ended", "", "its last lines above may say why")
+            if self._worker.fileno() in ready:
+                self._replace_worker()
+            if self._control.fileno() in ready and (client := self._control.accept()):
+                self._clients[client.fileno()] = client
+            if any(self._serve(fd) for fd in ready & self._clients.keys()):
+                return
+            if not ready:
+                self._follow_resolvers()
+
+    def _serve(self, fd: int) -> bool:
+        """Answer a client; True when it asks to end (it is then answered at the end)."""
+        client = self._clients[fd]
+        question = control.read_question(client)
+        if isinstance(question, Down):
+            return True
+        del self._clients[fd]
+        try:
+            if question is not None:
+                control.answer(client, self._report())
+        finally:
+            client.close()
+        return False
+
+    def _report(self) -> Report:
+        assert self._record is not None  # noqa: S101
+        notes: tuple[str, ...] = ()
+        try:
+            counters = self._worker.counters()
+        except ProxyvpnError as error:
+            counters, notes = {}, (error.what,)
+        record = self._record
+        return Report(
+            ifname=record.ifname,
+            proxies=record.proxies,
+            resolvers=record.resolvers,
+            bypass=record.bypass,
+            killswitch=record.killswitch,
+            since=record.since,
+            restarts=self._restart_count,
+            dropped=self._helper.status().dropped,
+            notes=notes,
+            counters=counters,
+        )
+
+    def _replace_worker(self) -> None:
+        """Start a new worker on the same queues, again if need be: no route, rule or firewall moves."""
+        while True:
+            ending = _ending(self._worker.end())
+            self._count_restart(ending)
+            self._world.say(f"the worker process ended {ending}; starting a new one (open connections are reset)")
+            self._worker = self._world.worker()
+            queues = self._helper.attach()
+            try:
+                self._worker.run(self._start_message(), queues)
+            except ProxyvpnError as error:
+                self._world.say(" ".join(f"{error.what} {error.why}".split()))
+            else:
+                return
+
+    def _count_restart(self, ending: str) -> None:
+        now = time.monotonic()
+        self._restarts = [then for then in self._restarts if now - then < RESTART_WINDOW] + [now]
+        if len(self._restarts) > RESTARTS:
+            raise ProxyvpnError(
+                f"the worker process ended {len(self._restarts)} times within {RESTART_WINDOW:.0f} s",
+                f"the last time {ending}",
+                "the lines above may say why",
+            )
+        self._restart_count += 1
+
+    def _follow_resolvers(self) -> None:
+        """Let the resolvers of a changed resolv.conf through, too."""
+        if self._options.dns:
+            return
+        found = _resolvers(self._options, self._world.read)
+        if found.addresses == self._resolvers.addresses or not found.addresses:
+            return
+        self._resolvers = found
+        names = tuple(map(str, found.addresses))
+        self._world.say(f"resolvers changed: DNS goes directly to {', '.join(names)}")
+        self._helper.update(Update(found.addresses, tuple(place.endpoint for place in self._places)))
+        self._save(resolvers=names)
+
+    # Down.
+
+    def _end(self) -> Exit:
+        """Undo in order and tell who asked for it."""
+        try:
+            closed = self._helper.close()
+        except ChildGone as error:
+            closed = self._close_by_another(error)
+        self._worker.end()
+        self._state.clear()
+        for step in closed.left:
+            self._world.say(f"left behind: {step}")
+        for client in self._clients.values():
+            control.answer(client, closed)
+        self._clients.clear()
+        return Exit.ERROR if closed.left else Exit.OK
+
+    def _fail(self, error: ProxyvpnError) -> ProxyvpnError:
+        """Decide what becomes of the machine (see above); give the error to end with."""
+        killswitch = self._options.killswitch
+        if self._phase is Phase.FRESH:
+            if self._record is not None and not self._was_locked:
+                self._state.clear()
+            return error
+        if self._was_locked or (self._phase is Phase.ENGAGED and killswitch):
+            return _locked(error)
+        try:
+            closed = self._helper.close()
+        except ProxyvpnError as gone:
+            if killswitch:
+                return _locked(error)
+            closed = self._close_by_another(gone)
+        self._state.clear()
+        if isinstance(error, Interrupted):
+            return error
+        kind = ProxyvpnError if self._phase is Phase.ENGAGED and isinstance(error, ChildGone) else RolledBack
+        return kind(error.what, error.why, _outcome(closed))
+
+    def _close_by_another(self, error: ProxyvpnError) -> Closed:
+        """The helper is gone: let a fresh one find by our tags what is to be undone."""
+        self._helper.end()
+        self._worker.end()
+        self._helper = self._world.helper()
+        try:
+            reclaimed = self._helper.reclaim()
+        except ProxyvpnError as again:
+            raise ProxyvpnError(error.what, again.what, "run `proxyvpn teardown` to clean up") from again
+        return Closed(reclaimed.removed, reclaimed.left)
+
+
+def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:
+    etc, systemd = ("", "") if options.dns else (read(resolvers.RESOLV_CONF), read(resolvers.SYSTEMD_RESOLV_CONF))
+    return resolvers.choose(etc, systemd, options.dns, options.allow_dns)
+
+
+def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queues: int) -> Tunnel:
+    return Tunnel(
+        proxies=tuple(place.endpoint for place in places),
+        resolvers=chosen.addresses,
+        bypass=options.bypass,
+        killswitch=options.killswitch,
+        queues=queues,
+    )
+
+
+def _locked(error: ProxyvpnError) -> MachineLocked:
+    return MachineLocked(
+        f"locked: {error.what}",
+        "the killswitch stays closed: nothing leaves this machine",
+        "`proxyvpn up` goes on without a gap, `proxyvpn teardown` opens it",
+    )
+
+
+def _outcome(closed: Closed) -> str:
+    if closed.left:
+        return f"left behind: {'; '.join(closed.left)}"
+    return "everything was undone; TCP goes directly again"
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return f"by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"by signal {-code}"
+    return f"with code {code}"

@@ -1,0 +1,213 @@
+"""Starts the helper and the worker, asks them, and reaps them.
+
+A child is a process with one SEQPACKET socket as its fd 0; closing our end is what tells it to stop. Children get an
+environment of their own making: no proxy variable, and so no password, ever reaches one. An answer that does not come
+in time leaves the channel out of step, so it ends the child.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Final, Protocol, TypeVar
+
+from proxyvpn.channel import Channel, Received, close_all
+from proxyvpn.errors import ProtocolError, ProxyvpnError, from_code
+from proxyvpn.messages import (
+    VERSION,
+    Attach,
+    Attached,
+    Close,
+    Closed,
+    Count,
+    Counters,
+    Engage,
+    Engaged,
+    Message,
+    Open,
+    Opened,
+    Reclaim,
+    Reclaimed,
+    Refused,
+    Start,
+    Started,
+    State,
+    Status,
+    Update,
+    Updated,
+)
+from proxyvpn.plan import Tunnel
+
+LIMIT: Final = 5.0
+"""Seconds that an answer may take …"""
+UNDO_LIMIT: Final = 10.0
+"""… and one that undoes everything."""
+REAP_LIMIT: Final = 3.0
+
+_KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class ChildGone(ProxyvpnError):  # noqa: N818
+    """One of our own processes ended, or does not answer."""
+
+
+class Process(Protocol):
+    """What is needed of a started process; subprocess.Popen is one."""
+
+    @property
+    def pid(self) -> int: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
+
+
+def start(module: str, environ: Mapping[str, str]) -> tuple[Channel, subprocess.Popen[bytes]]:
+    """Start `module` with this Python and give our end of its socket."""
+    ours, theirs = Channel.pair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", module],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            env={name: environ[name] for name in _KEPT if name in environ},
+            cwd="/",
+        )
+    return ours, process
+
+
+class Child:
+    """A running child process and our end of its socket."""
+
+    name = "child"
+
+    def __init__(self, channel: Channel, process: Process) -> None:
+        self._channel = channel
+        self._process = process
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """Give the descriptor that becomes readable when the child ends (children never speak unasked)."""
+        return self._channel.fileno()
+
+    def end(self) -> int | None:
+        """Close our end and wait for the process; kill it when it does not end by itself. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._channel.close()
+        try:
+            return self._process.wait(REAP_LIMIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        """Ask without waiting. Raises ChildGone."""
+        if self._closed:
+            raise ChildGone(f"the {self.name} process has ended")
+        try:
+            self._channel.settimeout(LIMIT)
+            self._channel.send(message, fds)
+        except OSError as error:
+            raise ChildGone(f"the {self.name} process has ended", error.strerror or "") from error
+
+    def take(self, wanted: type[Answer], limit: float = LIMIT) -> tuple[Answer, tuple[int, ...]]:
+        """Wait for the answer of type `wanted`. Raises what the child refused with, ChildGone, ProtocolError."""
+        received = self._receive(limit)
+        message = received.message
+        if isinstance(message, wanted):
+            return message, received.fds
+        close_all(received.fds)
+        if isinstance(message, Refused):
+            raise from_code(message.code, message.what, message.why, message.advice)
+        raise ProtocolError(f"the {self.name} process answered with {type(message).__name__}")
+
+    def ask(self, message: Message, wanted: type[Answer], limit: float = LIMIT) -> Answer:
+        """Send `message` and give the answer, which comes without descriptors."""
+        self.send(message)
+        answer, fds = self.take(wanted, limit)
+        close_all(fds)
+        return answer
+
+    def _receive(self, limit: float) -> Received:
+        self._channel.settimeout(limit)
+        try:
+            received = self._channel.receive()
+        except TimeoutError as error:
+            raise ChildGone(
+                f"the {self.name} process (pid {self.pid}) does not answer",
+                f"waited {limit:.0f} s",
+                "try again; if it happens again, please report it with the lines above",
+            ) from error
+        if received is None:
+            raise ChildGone(f"the {self.name} process has ended", "", "its last lines above may say why")
+        return received
+
+
+class Helper(Child):
+    """The process with CAP_NET_ADMIN."""
+
+    name = "helper"
+
+    @classmethod
+    def start(cls, environ: Mapping[str, str] = os.environ) -> Helper:
+        return cls(*start("proxyvpn.helper", environ))
+
+    def open(self, tunnel: Tunnel) -> tuple[str, tuple[int, ...]]:
+        """Make the TUN; give its name and its queues."""
+        self.send(Open(VERSION, tunnel))
+        opened, fds = self.take(Opened)
+        return opened.ifname, fds
+
+    def engage(self) -> tuple[str, ...]:
+        """Route and capture; give the steps that the kernel now holds."""
+        return self.ask(Engage(), Engaged).steps
+
+    def attach(self) -> tuple[int, ...]:
+        """Give the TUN queues again."""
+        self.send(Attach())
+        return self.take(Attached)[1]
+
+    def status(self) -> State:
+        """Give what the kernel holds."""
+        return self.ask(Status(), State)
+
+    def update(self, update: Update) -> None:
+        """Replace resolvers and proxies in the firewall's sets."""
+        self.ask(update, Updated)
+
+    def close(self) -> Closed:
+        """Undo everything; the process ends afterwards."""
+        return self.ask(Close(), Closed, UNDO_LIMIT)
+
+    def reclaim(self) -> Reclaimed:
+        """Remove whatever carries our tag."""
+        return self.ask(Reclaim(), Reclaimed, UNDO_LIMIT)
+
+
+class Worker(Child):
+    """The process that carries the packets."""
+
+    name = "worker"
+
+    @classmethod
+    def start(cls, environ: Mapping[str, str] = os.environ) -> Worker:
+        return cls(*start("proxyvpn.worker", environ))
+
+    def run(self, start: Start, queues: tuple[int, ...]) -> tuple[str, ...]:
+        """Hand over the TUN queues (they are closed here); give what could not be sandboxed."""
+        try:
+            self.send(start, queues)
+        finally:
+            close_all(queues)
+        return self.take(Started)[0].sandbox
+
+    def counters(self) -> dict[str, int]:
+        """Give the counters."""
+        return self.ask(Count(), Counters).values

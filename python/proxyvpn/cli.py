@@ -1,0 +1,188 @@
+"""The command line: parse, print, exit code; no logic.
+
+Every error ends here as at most three lines on stderr, never as a traceback. What a command needs is imported when it
+runs, so that `--help` is quick and `up` starts its children early.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from proxyvpn.errors import Exit, ProxyvpnError, UsageError
+from proxyvpn.voice import Voice
+
+_STATE_DIR = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the lock and the record live. Default: /run/proxyvpn as root, else $XDG_RUNTIME_DIR/proxyvpn.",
+)
+
+
+class Commands(click.Group):
+    """Knows `down` as another name of `teardown`, and lists it once."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, "teardown" if cmd_name == "down" else cmd_name)
+
+
+@click.group(
+    cls=Commands,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Ends with 0; 1 error, 2 usage, 3 not running, 4 privilege missing, 5 proxy unreachable, "
+    "6 proxy refuses the credentials, 7 already up, 8 rolled back, 9 locked.",
+)
+@click.version_option(package_name="proxyvpn", message="proxyvpn %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Carry every TCP connection of this machine through an HTTP proxy.
+
+    \b
+      proxyvpn up --proxy http://proxy.example:3128
+      proxyvpn status
+      proxyvpn teardown
+    """
+    ctx.ensure_object(Voice)
+
+
+@cli.command()
+@click.option("--proxy", multiple=True, metavar="URL", help="http://[user:password@]host:port; repeatable.")
+@click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
+@click.option("--proxy-password-file", metavar="FILE", help="Read the password from FILE.")
+@click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
+@click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
+@click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
+@click.option("--bypass", multiple=True, metavar="NET", help="Leave traffic to NET alone.")
+@_STATE_DIR
+@click.option("--detach", is_flag=True, help="Return when traffic flows; go on in the background.")
+@click.option("--dry-run", is_flag=True, help="Print every step and change nothing.")
+@click.pass_obj
+def up(voice: Voice, /, state_dir: Path | None, detach: bool, dry_run: bool, **typed: Any) -> Exit:
+    """Bring the tunnel up, until Ctrl-C or `proxyvpn teardown`.
+
+    Without --proxy, the proxy is that of PROXYVPN_PROXY, https_proxy, HTTPS_PROXY, all_proxy, ALL_PROXY or http_proxy.
+
+    \b
+      proxyvpn up --proxy http://proxy.example:3128
+      proxyvpn up --proxy proxy.example:3128 --proxy-user ann --proxy-password-file secret --killswitch
+      proxyvpn up --bypass 10.0.0.0/8 --allow-dns 10.0.0.53 --detach
+    """
+    from proxyvpn import options  # noqa: PLC0415
+
+    password_file = typed.pop("proxy_password_file")
+    wanted = options.read(
+        options.Typed(**typed, password_file=None if password_file is None else _read_password(password_file)),
+        os.environ,
+    )
+    if dry_run:
+        return _dry_run(voice, wanted)
+    state = _state(state_dir, create=True)
+    assert state is not None  # noqa: S101
+    state.lock()
+    if detach:
+        voice.detach(state.log())
+    from proxyvpn import app, world  # noqa: PLC0415
+
+    return app.up(wanted, state, world.real(voice.say, voice.ready))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything, for programs.")
+@_STATE_DIR
+@click.pass_obj
+def status(voice: Voice, /, state_dir: Path | None, as_json: bool) -> Exit:
+    """Show how the tunnel is.
+
+    Ends with 0 when it runs, 3 when not, 9 when the machine is locked.
+    """
+    import json  # noqa: PLC0415
+
+    from proxyvpn import children, report, teardown, world  # noqa: PLC0415
+
+    here = teardown.Here(world.identity().boot_id, os.geteuid() == 0)
+    found = teardown.condition(_state(state_dir), here, children.Helper.start)
+    now = int(time.time())
+    voice.print(json.dumps(report.as_json(found, now), indent=1) if as_json else report.as_text(found, now))
+    return teardown.exit_code(found)
+
+
+@cli.command()
+@_STATE_DIR
+@click.pass_obj
+def teardown(voice: Voice, /, state_dir: Path | None) -> Exit:
+    """End the tunnel, or clean up after one that crashed (also: down)."""
+    from proxyvpn import children, teardown  # noqa: PLC0415
+
+    return teardown.end(_state(state_dir), children.Helper.start, voice.print)
+
+
+def main() -> None:
+    """Run a command and exit with its code."""
+    sys.exit(run(sys.argv[1:], Voice()))
+
+
+def run(arguments: list[str], voice: Voice) -> int:
+    """Run the command line `arguments`; give the exit code."""
+    try:
+        code = cli.main(arguments, prog_name="proxyvpn", standalone_mode=False, obj=voice)
+        return int(code or 0)
+    except ProxyvpnError as error:
+        voice.error(error)
+        return int(error.code)
+    except click.ClickException as error:
+        advice = f"see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
+        voice.error(UsageError(error.format_message().rstrip("."), "", advice))
+        return int(Exit.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        voice.say("interrupted")
+        return int(Exit.ERROR)
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence; the text could hold a secret, the place cannot
+        voice.error(ProxyvpnError("this should not have happened", _place(error), "please report it with this line"))
+        return int(Exit.ERROR)
+
+
+def _dry_run(voice: Voice, wanted: Any) -> Exit:
+    from proxyvpn import app, world  # noqa: PLC0415
+
+    for warning in wanted.warnings:
+        voice.say(warning)
+    for line in app.dry_run(wanted, world.real(voice.say, voice.ready)):
+        voice.print(line)
+    return Exit.OK
+
+
+def _state(path: Path | None, create: bool = False) -> Any:
+    from proxyvpn.state import StateDir, default_path  # noqa: PLC0415
+
+    return StateDir.open(path or default_path(os.geteuid(), os.environ), create)
+
+
+def _read_password(name: str) -> str:
+    from proxyvpn.options import PASSWORD_BYTES  # noqa: PLC0415
+
+    try:
+        with open(name, "rb") as file:
+            data = file.read(PASSWORD_BYTES + 1)
+        if len(data) > PASSWORD_BYTES:
+            raise UsageError(f"the file of --proxy-password-file is longer than {PASSWORD_BYTES} bytes")
+        return data.decode()
+    except OSError as error:
+        raise UsageError("the file of --proxy-password-file cannot be read", error.strerror or "") from error
+    except UnicodeDecodeError as error:
+        raise UsageError("the file of --proxy-password-file is not UTF-8") from error
+
+
+def _place(error: BaseException) -> str:
+    """Say which error came up where, without its text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+    return f"{type(error).__name__} at {where}"

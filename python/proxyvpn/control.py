@@ -1,0 +1,112 @@
+"""The socket in the state directory on which a running `up` answers `status` and ends for `teardown`.
+
+SOCK_SEQPACKET, one question and one answer a connection. Only root and the user that runs `up` are heard
+(SO_PEERCRED, unix(7)), whatever the modes of the file say.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from proxyvpn.channel import Channel, close_all
+from proxyvpn.errors import ProtocolError, StateError
+from proxyvpn.messages import Ask, Down, Message
+from proxyvpn.state import StateDir
+
+ANSWER_LIMIT: Final = 1.0
+_UCRED: Final = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a socket."""
+
+    pid: int
+    uid: int
+
+
+class Control:
+    """The listening end, in a running `up`."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    @classmethod
+    def listen(cls, state: StateDir) -> Control:
+        """Make the socket; the lock must be held, so that a socket that lies there is a dead one."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            state.remove_control()
+            listener.bind(state.socket_path())
+            os.chmod(state.socket_path(), 0o600)
+            listener.listen(8)
+        except OSError as error:
+            listener.close()
+            raise StateError(f"no socket can be made in {state.path}", error.strerror or "") from error
+        listener.setblocking(False)
+        return cls(listener)
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def accept(self) -> Channel | None:
+        """Give the next client; None when there is none or when it may not ask."""
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return None
+        if peer(client).uid not in (0, os.geteuid()):
+            client.close()
+            return None
+        channel = Channel(client)
+        channel.settimeout(ANSWER_LIMIT)
+        return channel
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def read_question(client: Channel) -> Ask | Down | None:
+    """Give what a readable client asks; None when it is to be dropped."""
+    try:
+        received = client.receive()
+    except (ProtocolError, TimeoutError):
+        return None
+    if received is None:
+        return None
+    close_all(received.fds)
+    return received.message if isinstance(received.message, Ask | Down) and not received.fds else None
+
+
+def answer(client: Channel, message: Message) -> None:
+    """Answer and hang up; a client that has gone meanwhile is no error."""
+    try:
+        client.send(message)
+    except OSError:
+        pass
+    finally:
+        client.close()
+
+
+def connect(state: StateDir) -> tuple[Channel, Peer] | None:
+    """Give a connection to the `up` that runs with this state directory; None when none does."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(state.socket_path())
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        return None
+    except OSError as error:
+        sock.close()
+        raise StateError(f"the running proxyvpn cannot be asked ({state.path})", error.strerror or "") from error
+    return Channel(sock), peer(sock)
+
+
+def peer(sock: socket.socket) -> Peer:
+    """Give the process at the other end; for a connected client: the one that called listen()."""
+    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(pid, uid)

@@ -1,0 +1,318 @@
+"""The privileged process: a table of requests for each phase, and end of file as the command to undo.
+
+It holds CAP_NET_ADMIN and never sees a packet's payload, a name or a password. What it may be asked for is nouns; the
+steps are its own (plan.py), each said on stderr before it is done. A message that is not in the row of the phase, that
+cannot be read, or that brings a descriptor is answered by undoing everything and exit 1.
+
+    phase     may be asked                      leads to
+    FRESH     Open, Reclaim, Status             OPEN, FRESH, FRESH
+    OPEN      Engage, Status, Close             ENGAGED, OPEN, CLOSED
+    ENGAGED   Update, Attach, Status, Close     ENGAGED, ENGAGED, ENGAGED, CLOSED
+    CLOSED    nothing
+
+End of file without Close before it is a crash of the asker. Without the killswitch everything is undone; with it the
+machine stays locked, since opening it silently is what a killswitch is there to prevent. SIGINT, SIGHUP and SIGTERM are
+ignored: Ctrl-C reaches the whole process group, and the asker then says what is to be done. See OpenSSH's monitor.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from proxyvpn import plan
+from proxyvpn.channel import Channel, close_all
+from proxyvpn.errors import KernelError, MachineLocked, ProtocolError, ProxyvpnError, RolledBack
+from proxyvpn.mark import LINK_NUMBERS
+from proxyvpn.messages import (
+    VERSION,
+    Attach,
+    Attached,
+    Close,
+    Closed,
+    Engage,
+    Engaged,
+    Message,
+    Open,
+    Opened,
+    Reclaim,
+    Reclaimed,
+    Refused,
+    State,
+    Status,
+    Update,
+    Updated,
+)
+
+if TYPE_CHECKING:
+    from proxyvpn.kernel import Kernel
+
+Say = Callable[[str], None]
+Answer = tuple[Message, tuple[int, ...]]
+
+
+class Phase(enum.Enum):
+    """Where in its life the tunnel is."""
+
+    FRESH = "fresh"
+    OPEN = "open"
+    ENGAGED = "engaged"
+    CLOSED = "closed"
+
+
+class Helper:
+    """The life of one tunnel."""
+
+    def __init__(self, kernel: Kernel, say: Say) -> None:
+        self._kernel = kernel
+        self._say = say
+        self.phase = Phase.FRESH
+        self._done: list[plan.Step] = []
+        self._tunnel: plan.Tunnel | None = None
+        self._host: plan.Host | None = None
+        self._was_locked = False
+
+    def answer(self, message: Message) -> Answer:
+        """Do what `message` asks. Raises ProtocolError when this phase does not permit it, else what went wrong."""
+        do = PERMITTED[self.phase].get(type(message))
+        if do is None:
+            raise ProtocolError(f"{type(message).__name__} is not permitted in phase {self.phase.value}")
+        return do(self, message)
+
+    def abandon(self) -> None:
+        """The asker is gone. Idempotent."""
+        if self.phase not in (Phase.OPEN, Phase.ENGAGED):
+            return
+        self.phase = Phase.CLOSED
+        if self._tunnel is not None and self._tunnel.killswitch:
+            self._say(
+                "proxyvpn: the tunnel ended without being closed, so the killswitch stays and nothing leaves: "
+                "`proxyvpn up` brings the tunnel back, `proxyvpn teardown` opens the machine"
+            )
+            return
+        self._say("proxyvpn: the tunnel ended without being closed; undoing everything")
+        for line in self._undo()[1]:
+            self._say(f"proxyvpn: could not be undone: {line}")
+
+    def answer_open(self, message: Open) -> Answer:
+        """Make the link, and with the killswitch the closed firewall before it."""
+        if message.version != VERSION:
+            raise ProtocolError(f"the asker speaks version {message.version}, this helper {VERSION}")
+        self._kernel.claim()
+        host = self._kernel.host()
+        self._was_locked = self._kernel.locked()
+        try:
+            host = self._add_opening(message.tunnel, host)
+        except ProxyvpnError as error:
+            raise self._rolled_back(error) from error
+        self._tunnel, self._host, self.phase = message.tunnel, host, Phase.OPEN
+        return Opened(host.ifname), self._kernel.queues()
+
+    def answer_engage(self, _: Engage) -> Answer:
+        """Route and capture; then remove what an earlier tunnel left."""
+        tunnel, host = self._open()
+        try:
+            if not tunnel.killswitch:
+                host = dataclasses.replace(host, earlier=self._kernel.earlier())
+            for step in plan.engaging(tunnel, host):
+                self._add(step)
+            lines = tuple(step.line for step in plan.steps(tunnel, host))
+            self._kernel.reclaim((*lines, plan.device_line(host.ifname)), self._say_step)
+        except ProxyvpnError as error:
+            raise self._rolled_back(error) from error
+        self.phase = Phase.ENGAGED
+        return Engaged(lines), ()
+
+    def answer_update(self, message: Update) -> Answer:
+        """Replace resolvers and proxies in the firewall's sets."""
+        tunnel, host = self._open()
+        wanted = dataclasses.replace(tunnel, resolvers=message.resolvers, proxies=message.proxies)
+        self._kernel.update(wanted, host)
+        self._tunnel = wanted
+        return Updated(), ()
+
+    def answer_attach(self, _: Attach) -> Answer:
+        """Give the queues again: no link, route or rule moves when a worker is replaced."""
+        return Attached(), self._kernel.queues()
+
+    def answer_status(self, _: Status) -> Answer:
+        """Say what the kernel holds; of an earlier tunnel, when there is none of ours."""
+        if self.phase is Phase.FRESH:
+            self._kernel.claim()
+        left = self._kernel.left() if self.phase is Phase.FRESH else ()
+        return State(self.phase.value, self._kernel.dropped(), left, self._kernel.locked()), ()
+
+    def answer_close(self, _: Close) -> Answer:
+        """Undo everything in reverse: the guard last, if there is one."""
+        undone, left = self._undo()
+        self.phase = Phase.CLOSED
+        return Closed(undone, left), ()
+
+    def answer_reclaim(self, _: Reclaim) -> Answer:
+        """Remove what an earlier tunnel left."""
+        self._kernel.claim()
+        removed, left = self._kernel.reclaim((), self._say_step)
+        return Reclaimed(removed, left), ()
+
+    def _open(self) -> tuple[plan.Tunnel, plan.Host]:
+        if self._tunnel is None or self._host is None:
+            raise ProtocolError("no tunnel is open")
+        return self._tunnel, self._host
+
+    def _add_opening(self, tunnel: plan.Tunnel, host: plan.Host) -> plan.Host:
+        """Add the steps of Open, with the next name where somebody took the link's meanwhile."""
+        for skip in LINK_NUMBERS:
+            if tunnel.killswitch:
+                host = dataclasses.replace(host, earlier=self._kernel.earlier())
+            try:
+                for step in plan.opening(tunnel, host):
+                    self._add(step)
+            except plan.NameTaken as error:
+                self._say(f"proxyvpn: {error.what}; taking the next")
+                host = self._kernel.host(skip + 1)
+                continue
+            return host
+        raise KernelError("no name was left for the link")
+
+    def _add(self, step: plan.Step) -> None:
+        """Say it, remember it, do it: a step that fails half-way is undone as well."""
+        self._say_step(step.line)
+        self._done.append(step)
+        self._kernel.add(step)
+
+    def _undo(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Undo what was done, in reverse, then whatever else carries our tag; give both kinds of lines."""
+        undone: list[str] = []
+        left: list[str] = []
+        while self._done:
+            step = self._done.pop()
+            if not step.undo:
+                continue
+            self._say_step(step.undo)
+            try:
+                self._kernel.remove(step)
+                undone.append(step.undo)
+            except ProxyvpnError as error:
+                left.append(f"{step.line} ({error.why or error.what})")
+        removed, stuck = self._kernel.reclaim((), self._say_step)
+        return tuple(undone) + removed, tuple(dict.fromkeys((*left, *stuck)))
+
+    def _rolled_back(self, error: ProxyvpnError) -> ProxyvpnError:
+        """Undo what was begun and give the error to answer with; a machine that was locked before stays so."""
+        self.phase = Phase.CLOSED
+        if self._was_locked:
+            return MachineLocked(
+                error.what, error.why, "the machine stays locked, as before: proxyvpn teardown opens it"
+            )
+        _, left = self._undo()
+        if left:
+            return KernelError(error.what, error.why, f"left behind: {'; '.join(left)}; try proxyvpn teardown")
+        return RolledBack(error.what, error.why, error.advice or "everything was undone")
+
+    def _say_step(self, line: str) -> None:
+        self._say(f"[#] {line}")
+
+
+PERMITTED: Final[Mapping[Phase, Mapping[type[Any], Callable[[Helper, Any], Answer]]]] = {
+    Phase.FRESH: {Open: Helper.answer_open, Reclaim: Helper.answer_reclaim, Status: Helper.answer_status},
+    Phase.OPEN: {Engage: Helper.answer_engage, Status: Helper.answer_status, Close: Helper.answer_close},
+    Phase.ENGAGED: {
+        Update: Helper.answer_update,
+        Attach: Helper.answer_attach,
+        Status: Helper.answer_status,
+        Close: Helper.answer_close,
+    },
+    Phase.CLOSED: {},
+}
+
+
+def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
+    """Answer until end of file; give the exit code."""
+    helper = Helper(kernel, say)
+    try:
+        while (received := channel.receive()) is not None:
+            if received.fds:
+                close_all(received.fds)
+                raise ProtocolError("a message to the helper brought a descriptor")
+            message, fds = _answer(helper, received.message)
+            channel.send(message, fds)
+    except ProtocolError as error:
+        say(f"proxyvpn: the helper stops: {error.what}")
+        _refuse(channel, error)
+        return 1
+    except (BrokenPipeError, ConnectionError):
+        pass  # the asker went away while it was answered: end of file by another name
+    finally:
+        helper.abandon()
+    return 0
+
+
+def _answer(helper: Helper, message: Message) -> Answer:
+    try:
+        return helper.answer(message)
+    except ProtocolError:
+        raise
+    except ProxyvpnError as error:
+        return _refusal(error), ()
+
+
+def _refusal(error: ProxyvpnError) -> Refused:
+    return Refused(int(error.code), error.what, error.why, error.advice)
+
+
+def _refuse(channel: Channel, error: ProxyvpnError) -> None:
+    with contextlib.suppress(OSError):  # nobody may be there any more
+        channel.send(_refusal(error))
+
+
+def check_peer(fd: int) -> None:
+    """Raise ProtocolError unless the process at the other end of `fd` is in our network namespace."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
+    try:
+        theirs = os.stat(f"/proc/{pid}/ns/net")
+    except OSError as error:
+        raise ProtocolError("the asker's network namespace cannot be seen", error.strerror or "") from error
+    ours = os.stat("/proc/self/ns/net")
+    if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+        raise ProtocolError("the asker is in another network namespace")
+
+
+def say_on_stderr(line: str) -> None:
+    """Write one line; a log that nobody reads any more must not keep anything from being undone."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def main(ways: tuple[str, ...] = ()) -> int:
+    """Take the socket at descriptor 0, get ready, give up privilege, and serve. `ways`: firewall.WAYS to choose from."""
+    for each in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    try:
+        channel = Channel.from_fd(0)
+        check_peer(0)
+    except ProtocolError as error:
+        say_on_stderr(f"proxyvpn: the helper cannot start: {error.what}")
+        return 1
+    from proxyvpn.kernel import RealKernel  # noqa: PLC0415  (100 ms of imports: not before the signals are ignored)
+
+    try:
+        kernel = RealKernel(ways) if ways else RealKernel()
+        if note := kernel.give_up():
+            say_on_stderr(f"proxyvpn: {note}")
+    except ProxyvpnError as error:
+        _refuse(channel, error)
+        return 1
+    return serve(channel, kernel, say_on_stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

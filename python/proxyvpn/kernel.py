@@ -1,0 +1,199 @@
+"""What the helper can do to the kernel, and nothing more: the TUN, netlink and the firewall under one small roof.
+
+All of it is in one network namespace, which one tunnel at a time may hold: the lock is on the namespace itself
+(flock(2) on /proc/self/ns/net), so that it ends with the process and no two can differ about where it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from proxyvpn import firewall, netlink, privilege, tun
+from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError
+from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
+from proxyvpn.plan import Connection, Firewall, Host, Link, Step, Tunnel
+from proxyvpn.tunnel import MOST_QUEUES
+
+_NAMESPACE: Final = "/proc/self/ns/net"
+
+
+class Kernel(Protocol):
+    """What the helper needs; RealKernel below, and an honest fake in the tests."""
+
+    def claim(self) -> None:
+        """Hold this network namespace while the process lives. Raises AlreadyUp."""
+
+    def host(self, skip: int = 0) -> Host:
+        """Give the facts that the steps depend on. `skip`: so many free names of links are passed over.
+
+        Raises PrivilegeMissing or KernelError when no tunnel is possible here at all.
+        """
+        ...
+
+    def earlier(self) -> tuple[Connection, ...]:
+        """Give the connections that came in, and go on."""
+        ...
+
+    def add(self, step: Step) -> None:
+        """Let the kernel hold `step`. Raises NameTaken for a link whose name somebody else has."""
+
+    def remove(self, step: Step) -> None:
+        """Let the kernel no longer hold `step`; success when it does not."""
+
+    def update(self, tunnel: Tunnel, host: Host) -> None:
+        """Replace proxies and resolvers in the firewall."""
+
+    def queues(self) -> tuple[int, ...]:
+        """Give the TUN queues; they stay ours."""
+        ...
+
+    def left(self) -> tuple[str, ...]:
+        """Give everything in this namespace that carries our tag."""
+        ...
+
+    def locked(self) -> bool:
+        """Say whether a closed guard is loaded."""
+        ...
+
+    def dropped(self) -> int:
+        """Give the number of packets that the firewall stopped."""
+        ...
+
+    def reclaim(self, keep: tuple[str, ...], say: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Remove everything that carries our tag but `keep`; give what was removed, and what could not be.
+
+        With something to keep, the firewall is kept as well.
+        """
+        ...
+
+
+class RealKernel:
+    """The kernel. Made while still privileged; afterwards give_up() leaves what the verbs need."""
+
+    def __init__(self, ways: tuple[str, ...] = tuple(firewall.WAYS)) -> None:
+        self._problem: ProxyvpnError | None = None
+        self._namespace = os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        self._nodes: tuple[int, ...] = ()
+        self._queues: tuple[int, ...] = ()
+        self._backend: firewall.Backend | None = None
+        self._netlink = netlink.Netlink()
+        try:
+            if not privilege.has(privilege.CAP_NET_ADMIN):
+                raise PrivilegeMissing(
+                    "this needs the right to configure the network (CAP_NET_ADMIN)",
+                    "",
+                    "run it as root: sudo proxyvpn …",
+                )
+            self._backend = firewall.choose(os.geteuid() == 0, ways)
+            self._nodes = tun.open_nodes(MOST_QUEUES)
+        except ProxyvpnError as error:
+            self._problem = error
+
+    def give_up(self) -> str:
+        """Keep CAP_NET_ADMIN and what the firewall's programs need, nothing else; say how that is."""
+        if self._backend is not None and self._backend.needs_root:
+            privilege.keep_only((privilege.CAP_NET_ADMIN, privilege.CAP_NET_RAW), programs=True)
+            return f"the firewall is loaded by {self._backend.way}, so the helper stays root, with CAP_NET_ADMIN and CAP_NET_RAW only"
+        privilege.keep_only((privilege.CAP_NET_ADMIN,), privilege.helper_uid())
+        return ""
+
+    def claim(self) -> None:
+        if isinstance(self._problem, PrivilegeMissing) and self._backend is None:
+            raise self._problem
+        try:
+            fcntl.flock(self._namespace, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyUp(
+                "a tunnel is up in this network namespace already",
+                "another proxyvpn helper holds it",
+                "end that one first: proxyvpn teardown",
+            ) from error
+
+    def host(self, skip: int = 0) -> Host:
+        if self._problem is not None:
+            raise self._problem
+        used = netlink.names_in_use()
+        free = [name for name in (f"{LINK_PREFIX}{number}" for number in LINK_NUMBERS) if name not in used]
+        if len(free) <= skip:
+            raise KernelError(
+                f"every name from {LINK_PREFIX}0 to {LINK_PREFIX}{LINK_NUMBERS[-1]} is taken", "", "ip link"
+            )
+        return Host(free[skip], os.path.exists("/proc/sys/net/ipv6"), self._firewall().kind)
+
+    def earlier(self) -> tuple[Connection, ...]:
+        return self._netlink.connections(os.path.exists("/proc/sys/net/ipv6"))
+
+    def add(self, step: Step) -> None:
+        if isinstance(step, Firewall):
+            self._firewall().add(step.tunnel, step.host)
+            known = set(step.host.earlier)
+            self._firewall().admit([each for each in self.earlier() if each not in known])
+            return
+        if isinstance(step, Link):
+            tun.attach(self._nodes[: step.queues], step.ifname)
+            self._queues, spare = self._nodes[: step.queues], self._nodes[step.queues :]
+            self._nodes = ()
+            _close(spare)
+        self._netlink.add(step)
+
+    def remove(self, step: Step) -> None:
+        if isinstance(step, Firewall):
+            self._firewall().remove()
+            return
+        self._netlink.remove(step)
+        if isinstance(step, Link):
+            _close(self._queues)
+            self._queues = ()
+
+    def update(self, tunnel: Tunnel, host: Host) -> None:
+        self._firewall().update(tunnel, host)
+
+    def queues(self) -> tuple[int, ...]:
+        return self._queues
+
+    def left(self) -> tuple[str, ...]:
+        lines = tuple(each.line for each in self._netlink.tagged())
+        return lines + (self._backend.present() if self._backend else ())
+
+    def locked(self) -> bool:
+        return self._backend is not None and self._backend.locked()
+
+    def dropped(self) -> int:
+        return self._backend.dropped() if self._backend else 0
+
+    def reclaim(self, keep: tuple[str, ...], say: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        removed: list[str] = []
+        stuck: list[str] = []
+
+        def one(line: str, remove: Callable[[], None]) -> None:
+            say(_undone(line))
+            try:
+                remove()
+                removed.append(line)
+            except ProxyvpnError as error:
+                stuck.append(f"{line} ({error.why or error.what})")
+
+        for each in self._netlink.tagged():
+            if each.line not in keep:
+                one(each.line, lambda each=each: self._netlink.remove_tagged(each))  # type: ignore[misc]
+        present = self._backend.present() if self._backend and not keep else ()
+        for line in present:
+            one(line, self._firewall().remove)
+        return tuple(removed), tuple(stuck)
+
+    def _firewall(self) -> firewall.Backend:
+        if self._backend is None:
+            raise self._problem or KernelError("there is no firewall here")
+        return self._backend
+
+
+def _undone(line: str) -> str:
+    return line.replace(" add ", " del ", 1) if line.startswith("ip ") else line.replace(" add ", " delete ", 1)
+
+
+def _close(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,271 @@
+"""Links, addresses, routes, rules, neighbours and the list of TCP sockets, over netlink; the only user of pyroute2.
+
+Each add stands beside its remove. Adding what is there is success, and so is removing what is not. Only what carries
+our tag is ever removed: rules and routes by protocol number, a link by name and alias. See rtnetlink(7), sock_diag(7).
+A family is always named: without one pyroute2 means IPv4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Final
+
+from pyroute2 import DiagSocket, IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from proxyvpn.errors import KernelError, PrivilegeMissing
+from proxyvpn.mark import (
+    LINK_ALIAS,
+    LINK_MTU,
+    LINK_NUMBERS,
+    LINK_PREFIX,
+    LINK_QUEUE,
+    MARK,
+    MASK,
+    PREFERENCE_ATTACHED,
+    PREFERENCE_MARK,
+    PREFERENCE_NO_ROUTE,
+    PREFERENCE_STRAY,
+    PROTOCOL,
+    TABLE,
+    UNREACHABLE_METRIC,
+)
+from proxyvpn.plan import Address, Connection, IPAddress, Link, Neighbours, Route, Rule, device_line
+
+_MAIN: Final = 254
+_NODAD: Final = 0x02
+_INCOMPLETE: Final = 0x01
+_CLOSED: Final = 7
+_LISTEN: Final = 10
+_EVERY_STATE: Final = 0x1FFF
+_RTN_UNREACHABLE: Final = 7
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+Owned = Link | Address | Neighbours | Route | Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """Something in the kernel that carries our tag: how a person would add it, and the kernel's own words for it."""
+
+    line: str
+    kind: str
+    message: dict[str, Any]
+
+
+class Netlink:
+    """One rtnetlink socket."""
+
+    def __init__(self) -> None:
+        self._route = IPRoute()
+
+    def add(self, step: Owned) -> None:
+        """Let the kernel hold `step`. Raises KernelError, PrivilegeMissing."""
+        with _explained(step.line, errno.EEXIST):
+            if isinstance(step, Link):
+                self._add_link(step)
+            elif isinstance(step, Address):
+                self._route.addr("add", **_address(step))
+            elif isinstance(step, Neighbours):
+                self._forget(_FAMILIES[step.version])
+            elif isinstance(step, Route):
+                self._route.route("add", **_route(step))
+            else:
+                self._route.rule("add", **_rule(step))
+
+    def remove(self, step: Owned) -> None:
+        """Let the kernel no longer hold `step`. Raises KernelError, PrivilegeMissing."""
+        with _explained(step.line, *_ABSENT):
+            if isinstance(step, Link):
+                self._route.link("del", index=_index(step.ifname))
+            elif isinstance(step, Address):
+                self._route.addr("del", **_address(step))
+            elif isinstance(step, Route):
+                self._route.route("del", **_route(step))
+            elif isinstance(step, Rule):
+                self._route.rule("del", **_rule(step))
+
+    def tagged(self) -> tuple[Tagged, ...]:
+        """Give everything that carries our tag, in the order in which it is to be removed."""
+        found: list[Tagged] = []
+        for version, family in _FAMILIES.items():
+            found += [
+                Tagged(_rule_line(version, each), "rule", each)
+                for each in self._route.rule("dump", family=family)
+                if each.get("protocol") == PROTOCOL
+            ]
+            found += [
+                Tagged(_route_line(version, each), "route", each)
+                for each in self._route.route("dump", family=family)
+                if each["proto"] == PROTOCOL and each["family"] == family
+            ]
+        found += [Tagged(device_line(name), "link", each) for name, each in self._links()]
+        return tuple(sorted(found, key=lambda each: ("rule", "route", "link").index(each.kind)))
+
+    def remove_tagged(self, found: Tagged) -> None:
+        """Remove what tagged() gave. Raises KernelError, PrivilegeMissing."""
+        with _explained(found.line, *_ABSENT):
+            if found.kind == "link":
+                self._route.link("del", index=found.message["index"])
+            elif found.kind == "rule":
+                self._route.flush_rules(family=found.message["family"], match=lambda each: _same(each, found.message))
+            else:
+                self._route.flush_routes(family=found.message["family"], match=lambda each: _same(each, found.message))
+
+    def connections(self, ipv6: bool) -> tuple[Connection, ...]:
+        """Give the TCP connections whose local port has a listener: those that came in, as far as anyone can tell."""
+        sockets = [each for version in ((4, 6) if ipv6 else (4,)) for each in _tcp(_FAMILIES[version])]
+        listening = {each["idiag_sport"] for each in sockets if each["idiag_state"] == _LISTEN}
+        found = [_connection(each) for each in sockets if each["idiag_state"] not in (_LISTEN, _CLOSED)]
+        return tuple(each for each in found if each.local_port in listening and not each.local.is_loopback)
+
+    def _add_link(self, step: Link) -> None:
+        """The device is there already, made by its first queue; it is set up, and its sysctls before it is up."""
+        index = _index(step.ifname)
+        self._route.link("set", index=index, mtu=LINK_MTU, txqlen=LINK_QUEUE, ifalias=LINK_ALIAS)
+        for name, value in step.sysctls:
+            _write_sysctl(name, value)
+        self._route.link("set", index=index, state="up")
+
+    def _forget(self, family: int) -> None:
+        for each in tuple(self._route.neigh("dump", family=family)):
+            if each["state"] & _INCOMPLETE:
+                with _explained("ip neigh flush all nud incomplete", *_ABSENT):
+                    self._route.neigh("del", family=family, ifindex=each["ifindex"], dst=each.get("dst"))
+
+    def _links(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        names = {f"{LINK_PREFIX}{number}" for number in LINK_NUMBERS}
+        for each in self._route.link("dump"):
+            if each.get("ifname") in names and each.get("ifalias") == LINK_ALIAS and _kind(each) == "tun":
+                yield each.get("ifname"), each
+
+
+def names_in_use() -> set[str]:
+    """Give the names of all links."""
+    return {name for _, name in socket.if_nameindex()}
+
+
+def _address(step: Address) -> dict[str, Any]:
+    more = {"flags": _NODAD} if isinstance(step.address, IPv6Address) else {}
+    return {
+        "family": _FAMILIES[step.address.version],
+        "index": _index(step.ifname),
+        "address": str(step.address),
+        "prefixlen": step.address.max_prefixlen,
+        **more,
+    }
+
+
+def _route(step: Route) -> dict[str, Any]:
+    wanted = {"family": _FAMILIES[step.version], "dst": "default", "table": TABLE, "proto": PROTOCOL}
+    if step.ifname:
+        return {**wanted, "oif": _index(step.ifname)}
+    return {**wanted, "type": "unreachable", "priority": UNREACHABLE_METRIC}
+
+
+def _rule(step: Rule) -> dict[str, Any]:
+    what: dict[str, Any] = {
+        PREFERENCE_ATTACHED: {"iifname": step.ifname, "table": _MAIN, "FRA_SUPPRESS_PREFIXLEN": 0},
+        PREFERENCE_STRAY: {"iifname": step.ifname, "action": "blackhole"},
+        PREFERENCE_MARK: {"fwmark": MARK, "fwmask": MASK, "table": TABLE},
+        PREFERENCE_NO_ROUTE: {"ip_proto": socket.IPPROTO_TCP, "table": TABLE},
+    }[step.preference]
+    return {
+        "family": _FAMILIES[step.version],
+        "priority": step.preference,
+        "FRA_PROTOCOL": PROTOCOL,
+        **what,
+    }
+
+
+def _rule_line(version: int, message: dict[str, Any]) -> str:
+    preference = _get(message, "priority") or 0
+    try:
+        return Rule(version, preference, _get(message, "iifname") or "").line
+    except KeyError:  # of another version of ours
+        return f"ip -{version} rule add pref {preference} protocol {PROTOCOL}"
+
+
+def _route_line(version: int, message: dict[str, Any]) -> str:
+    if message["type"] == _RTN_UNREACHABLE:
+        return Route(version, "").line
+    return Route(version, _name(_get(message, "oif") or 0)).line
+
+
+def _get(message: Any, name: str) -> Any:
+    return message.get(name)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one["attrs"] == other["attrs"] and one["family"] == other["family"])
+
+
+def _connection(message: Any) -> Connection:
+    local, remote = _plain(message["idiag_src"]), _plain(message["idiag_dst"])
+    return Connection(local, message["idiag_sport"], remote, message["idiag_dport"])
+
+
+def _plain(text: str) -> IPAddress:
+    address = ip_address(text)
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _tcp(family: int) -> tuple[Any, ...]:
+    diag = DiagSocket()
+    try:
+        diag.bind()
+        return tuple(diag.get_sock_stats(family=family, states=_EVERY_STATE))
+    finally:
+        diag.close()
+
+
+def _index(ifname: str) -> int:
+    return socket.if_nametoindex(ifname)
+
+
+def _name(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"if{index}"
+
+
+def _kind(message: Any) -> str | None:
+    kind: str | None = message.get(("linkinfo", "kind"))
+    return kind
+
+
+def _write_sysctl(name: str, value: str) -> None:
+    """Write /proc/sys/…; a kernel that does not know the setting does not need it."""
+    path = f"/proc/sys/{name.replace('.', '/')}"
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelError(f"sysctl -w {name}={value} failed", error.strerror or "") from error
+
+
+@contextlib.contextmanager
+def _explained(line: str, *harmless: int) -> Iterator[None]:
+    """Turn the kernel's refusal of `line` into words; error numbers in `harmless` are success."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code in harmless:
+            return
+        if error.code in (errno.EPERM, errno.EACCES):
+            raise PrivilegeMissing(f"the kernel refused: {line}", os.strerror(error.code)) from error
+        raise KernelError(f"the kernel refused: {line}", str(error)) from error
+    except OSError as error:
+        if error.errno in harmless:
+            return
+        raise KernelError(f"the kernel refused: {line}", error.strerror or str(error)) from error

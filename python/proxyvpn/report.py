@@ -1,0 +1,129 @@
+"""Pure: what people and programs read about a tunnel: the `ready:` line, and `status` as text and as JSON.
+
+The keys of the JSON are part of the interface: they are only ever added to, or SCHEMA grows.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxyvpn.messages import Report
+from proxyvpn.options import Options
+from proxyvpn.state import Record
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What `status` found. `state` is up, down or locked; `left` is what an earlier tunnel left in the kernel."""
+
+    state: str
+    pid: int = 0
+    report: Report | None = None
+    record: Record | None = None
+    left: tuple[str, ...] = ()
+    dropped: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...]) -> str:
+    """Say in one line what happens to TCP, UDP and DNS from now on."""
+    proxies = ", then ".join(str(proxy) for proxy in options.proxies)
+    source = f" (from {options.source})" if options.source else ""
+    names = ", ".join(resolvers)
+    if options.killswitch:
+        udp = f"UDP is dropped but for DNS to {names}" if names else "UDP is dropped, DNS too"
+        rest = f"killswitch on, {udp}"
+    else:
+        dns = f"DNS goes directly to {names}" if names else "DNS over TCP goes through the proxy"
+        rest = f"killswitch off, UDP is left alone; {dns}"
+    return f"ready: TCP goes through {proxies}{source} by {ifname}; {rest}"
+
+
+def as_json(found: Condition, now: int) -> dict[str, Any]:
+    """Give everything that is known, for json.dumps; what is not known is null."""
+    report, known = found.report, found.report or found.record
+    return {
+        "schema": SCHEMA,
+        "state": found.state,
+        "pid": found.pid or None,
+        "interface": (known.ifname or None) if known else None,
+        "proxies": known.proxies if known else (),
+        "resolvers": known.resolvers if known else (),
+        "bypass": known.bypass if known else (),
+        "killswitch": known.killswitch if known else None,
+        "since": known.since if known else None,
+        "uptime": max(0, now - report.since) if report else None,
+        "restarts": report.restarts if report else None,
+        "dropped": report.dropped if report else found.dropped,
+        "counters": report.counters if report else {},
+        "left": found.left,
+        "notes": (*(report.notes if report else ()), *found.notes),
+    }
+
+
+def as_text(found: Condition, now: int) -> str:
+    """Give a few short lines."""
+    if found.report is not None:
+        lines = _running(found.report, found.pid, now)
+    elif found.state == "locked":
+        lines = [
+            "locked: a killswitch was left behind by a crash; nothing leaves this machine",
+            "unlock it with `proxyvpn teardown`, or go on with `proxyvpn up`",
+        ]
+        if found.record is not None:
+            lines += [f"it was for    {', then '.join(found.record.proxies)}"]
+        if found.dropped:
+            lines += [f"dropped       {found.dropped} packets"]
+    else:
+        lines = ["down: no tunnel is running"]
+        if found.left:
+            lines += ["something was left behind; `proxyvpn teardown` removes it:"]
+    lines += [f"  {step}" for step in found.left if found.state == "down"]
+    lines += [f"note          {note}" for note in found.notes]
+    return "\n".join(lines)
+
+
+def _running(report: Report, pid: int, now: int) -> list[str]:
+    count = report.counters.get
+    refused = sum(number for name, number in report.counters.items() if name.startswith("refused_"))
+    now_open = count("flows_open_now", 0) + count("flows_connecting_now", 0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.since))
+    udp = "UDP is dropped but for DNS" if report.killswitch else "UDP is left alone"
+    lines = [
+        f"up            since {since} ({_duration(now - report.since)}), pid {pid}",
+        f"proxy         {', then '.join(report.proxies)}",
+        f"interface     {report.ifname}",
+        f"killswitch    {'on' if report.killswitch else 'off'}, {udp}",
+        f"DNS           directly to {', '.join(report.resolvers)}" if report.resolvers else "DNS           none direct",
+        f"flows         {now_open} now, {count('flows_opened', 0)} opened, {refused} refused",
+        f"bytes         {_size(count('bytes_up', 0))} up, {_size(count('bytes_down', 0))} down",
+    ]
+    if report.bypass:
+        lines.insert(4, f"bypass        {', '.join(report.bypass)}")
+    if report.killswitch:
+        lines.append(f"dropped       {report.dropped} packets")
+    if report.restarts:
+        lines.append(f"restarts      {report.restarts} of the worker; counters are since the last")
+    return lines + [f"note          {note}" for note in report.notes]
+
+
+def _duration(seconds: int) -> str:
+    minutes, seconds = divmod(max(0, seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    shown = [f"{number} {unit}" for number, unit in parts if number][:2]
+    return " ".join(shown) or "0 s"
+
+
+def _size(number: int) -> str:
+    size = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,252 @@
+"""Pure: the nftables ruleset of a tunnel as text. It is what a person reads, what the tests compare, what is loaded.
+
+In words: every TCP packet that this machine originates or forwards gets MARK, but not to itself, not in answer on
+connections that came in, not to the proxies, the resolvers' port 53 and the bypass networks. With the killswitch the
+guard lets nothing else out.
+
+A connection came in if *we answered its SYN*. `ct direction reply` alone is no proof: conntrack first sees an older
+outgoing flow when its far end sends, and then calls our side the reply; nor is a SYN from outside, which the far end
+can send at will (an established socket answers it with an ACK, never with a SYN/ACK).
+
+The guard sits in postrouting, since only there `oifname` is true: in the output hook it is stale for packets that the
+mark re-routes, and a program may have bound itself to a device. `refuse` only makes programs notice at once.
+
+Built from ipaddress objects and constants only: text of a caller's would be a way to `include` files. See nft(8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from proxyvpn.mark import INBOUND, MARK, NFT_TABLE, TUN4, TUN6
+from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, Tunnel, collapsed
+
+_SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
+_IN: Final = f"ct mark {INBOUND:#x}"
+_ELEMENTS_PER_LINE: Final = 4
+_TYPES: Final = {
+    "proxy": "type {0}_addr . inet_service",
+    "resolver": "type {0}_addr",
+    "bypass": "type {0}_addr; flags interval",
+    "earlier": "type {0}_addr . inet_service . {0}_addr . inet_service",
+    "tun": "type {0}_addr",
+}
+
+
+def text(tunnel: Tunnel, host: Host) -> str:
+    """Give the ruleset for a machine that has no table of ours yet."""
+    return "\n".join([*_inet(tunnel, host, elements(tunnel, host)), *_arp()]) + "\n"
+
+
+def take_over(tunnel: Tunnel, host: Host) -> str:
+    """Give the ruleset for a machine with tables of ours: emptied and filled in one transaction.
+
+    No base chain is ever deleted: between the old one and the new one packets would pass.
+    """
+    names = [f"{kind}{version}" for kind in _TYPES for version in _versions(host)]
+    lines = [f"table inet {NFT_TABLE} {{", *_sets(host, {}), "}", f"table arp {NFT_TABLE} {{", "}"]
+    lines += [f"flush table inet {NFT_TABLE}", f"flush table arp {NFT_TABLE}"]
+    lines += [f"flush set inet {NFT_TABLE} {name}" for name in names]
+    return "\n".join(lines) + "\n" + text(tunnel, host)
+
+
+def replace(name: str, values: tuple[str, ...]) -> str:
+    """Give the transaction that replaces the elements of one set."""
+    lines = [f"flush set inet {NFT_TABLE} {name}"]
+    return "\n".join(lines + ([add(name, values)] if values else [])) + "\n"
+
+
+def add(name: str, values: tuple[str, ...]) -> str:
+    """Give the command that adds elements to a set; those that are there already do no harm."""
+    return f"add element inet {NFT_TABLE} {name} {{ {', '.join(values)} }}"
+
+
+def delete() -> str:
+    """Give the transaction that removes both tables, whether or not they are there."""
+    return "".join(f"table {kind} {NFT_TABLE}\ndelete table {kind} {NFT_TABLE}\n" for kind in ("inet", "arp"))
+
+
+def elements(tunnel: Tunnel, host: Host) -> dict[str, tuple[str, ...]]:
+    """Give the elements of every set, by the set's name."""
+    found = {**_of_addresses("resolver", tunnel.resolvers), **of_proxies(tunnel.proxies), **of_earlier(host.earlier)}
+    found |= {f"bypass{version}": tuple(map(str, collapsed(tunnel.bypass, version))) for version in (4, 6)}
+    return found | _of_addresses("tun", (TUN4, TUN6))
+
+
+def of_proxies(proxies: Iterable[Endpoint]) -> dict[str, tuple[str, ...]]:
+    """Give the elements of proxy4 and proxy6."""
+    return _by_version("proxy", ((each.address, f"{each.address} . {each.port}") for each in proxies))
+
+
+def of_resolvers(resolvers: Iterable[IPAddress]) -> dict[str, tuple[str, ...]]:
+    """Give the elements of resolver4 and resolver6."""
+    return _of_addresses("resolver", resolvers)
+
+
+def of_earlier(earlier: Iterable[Connection]) -> dict[str, tuple[str, ...]]:
+    """Give the elements of earlier4 and earlier6."""
+    return _by_version(
+        "earlier",
+        ((c.local, f"{c.local} . {c.local_port} . {c.remote} . {c.remote_port}") for c in earlier),
+    )
+
+
+def _of_addresses(kind: str, addresses: Iterable[IPAddress]) -> dict[str, tuple[str, ...]]:
+    return _by_version(kind, ((each, str(each)) for each in addresses))
+
+
+def _by_version(kind: str, pairs: Iterable[tuple[IPAddress, str]]) -> dict[str, tuple[str, ...]]:
+    listed = tuple(dict.fromkeys(pairs))
+    return {f"{kind}{version}": tuple(t for a, t in listed if a.version == version) for version in (4, 6)}
+
+
+def _versions(host: Host) -> tuple[int, ...]:
+    return (4, 6) if host.ipv6 else (4,)
+
+
+def _both(host: Host, rule: str) -> list[str]:
+    """Give `rule` for IPv4, and for IPv6 if the machine has it: `{ip}` and `{v}` stand for what differs."""
+    return [rule.format(ip="ip" if version == 4 else "ip6", v=version) for version in _versions(host)]
+
+
+def _inet(tunnel: Tunnel, host: Host, filled: dict[str, tuple[str, ...]]) -> list[str]:
+    lines = [f"table inet {NFT_TABLE} {{", *_sets(host, filled), "    counter dropped { }"]
+    lines += _chain("shield", "type filter hook prerouting priority raw; policy accept;", _shield(host))
+    lines += _chain("arrivals", "type filter hook prerouting priority mangle; policy accept;", _arrivals(host))
+    lines += _chain("capture", "type route hook output priority mangle; policy accept;", _capture(host))
+    policy = "drop" if tunnel.killswitch else "accept"
+    refuse, guard = (_refuse, _guard) if tunnel.killswitch else (_refuse_open, _guard_open)
+    lines += _chain("refuse", "type filter hook output priority filter; policy accept;", refuse(host))
+    lines += _chain("guard", f"type filter hook postrouting priority filter; policy {policy};", guard(host))
+    return [*lines, "}"]
+
+
+def _arp() -> list[str]:
+    """Without it the kernel answers ARP for the TUN's address on every interface (arp_ignore=0)."""
+    rules = [f"arp daddr ip {TUN4} drop"]
+    chain = _chain("shield", "type filter hook input priority filter; policy accept;", rules)
+    return [f"table arp {NFT_TABLE} {{", *chain, "}"]
+
+
+def _chain(name: str, head: str, rules: list[str]) -> list[str]:
+    return [f"    chain {name} {{", *(f"        {line}" for line in [head, *rules]), "    }"]
+
+
+def _sets(host: Host, filled: dict[str, tuple[str, ...]]) -> list[str]:
+    lines = []
+    for kind, shape in _TYPES.items():
+        for version in _versions(host):
+            name = f"{kind}{version}"
+            lines.append(f"    set {name} {{ {shape.format(f'ipv{version}')};")
+            lines += [f"        {line}" for line in _wrapped(filled.get(name, ()))]
+            lines.append("    }")
+    return lines
+
+
+def _wrapped(values: tuple[str, ...]) -> list[str]:
+    if not values:
+        return []
+    rows = [
+        ", ".join(values[start : start + _ELEMENTS_PER_LINE]) for start in range(0, len(values), _ELEMENTS_PER_LINE)
+    ]
+    return [f"elements = {{ {(',' + chr(10) + ' ' * 12).join(rows)} }}"]
+
+
+def _shield(host: Host) -> list[str]:
+    """Nobody on an attached network may talk to the TUN's addresses (CVE-2019-14899)."""
+    return _both(host, f'iifname != {{{{ "lo", "{host.ifname}" }}}} {{ip}} daddr @tun{{v}} drop')
+
+
+def _arrivals(host: Host) -> list[str]:
+    """Forwarded TCP: of containers, virtual machines, neighbours."""
+    return [
+        "meta l4proto != tcp return",
+        f'iifname "{host.ifname}" return',
+        "fib daddr type { local, broadcast, multicast, anycast } return",
+        f"ct direction reply {_SYN_ACK} {_set_in()}",
+        f"{_IN} return",
+        *_both(host, "{ip} daddr @bypass{v} return"),
+        f"meta mark set {MARK:#x}",
+    ]
+
+
+def _capture(host: Host) -> list[str]:
+    """TCP that this machine originates."""
+    return [
+        "meta l4proto != tcp return",
+        'oifname "lo" return',
+        "fib daddr type local return",
+        f"ct direction reply {_SYN_ACK} {_set_in()}",
+        *_both(host, "{ip} saddr . tcp sport . {ip} daddr . tcp dport @earlier{v} " + _set_in()),
+        f"{_IN} return",
+        *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
+        *_both(host, "tcp dport 53 {ip} daddr @resolver{v} return"),
+        *_both(host, "{ip} daddr @bypass{v} return"),
+        f"meta mark set {MARK:#x}",
+    ]
+
+
+def _set_in() -> str:
+    return f"ct mark set {INBOUND:#x} return"
+
+
+def _refuse(host: Host) -> list[str]:
+    """Say no to what the guard will drop, so that programs (QUIC first of all) fall back at once.
+
+    Marked TCP passes whatever its device is called here; what must not leave is stopped by the guard.
+    """
+    return [
+        'oifname "lo" return',
+        f"meta l4proto tcp meta mark {MARK:#x} return",
+        f"{_IN} return",
+        *_allowed(host, "return"),
+        'meta l4proto tcp counter name "dropped" reject with tcp reset',
+        'counter name "dropped" reject with icmpx type port-unreachable',
+    ]
+
+
+def _guard(host: Host) -> list[str]:
+    """What may leave; the rest is dropped and counted."""
+    return [
+        'oifname "lo" accept',
+        f'oifname "{host.ifname}" meta l4proto tcp accept',
+        f'oifname "{host.ifname}" counter name "dropped" drop',
+        f'meta mark {MARK:#x} counter name "dropped" drop',
+        'ip option lsrr exists counter name "dropped" drop',
+        'ip option ssrr exists counter name "dropped" drop',
+        f"{_IN} accept",
+        f'iifname "{host.ifname}" ct direction reply accept',
+        *_allowed(host, "accept"),
+        'counter name "dropped" drop',
+    ]
+
+
+def _allowed(host: Host, verdict: str) -> list[str]:
+    return [
+        *_both(host, f"{{ip}} daddr . tcp dport @proxy{{v}} {verdict}"),
+        *_both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}"),
+        *_both(host, f"{{ip}} daddr @bypass{{v}} {verdict}"),
+        *(_icmpv6(verdict) if host.ipv6 else []),
+        f"udp sport 68 udp dport 67 {verdict}",
+        *([f"udp sport 546 udp dport 547 {verdict}"] if host.ipv6 else []),
+    ]
+
+
+def _icmpv6(verdict: str) -> list[str]:
+    kinds = "nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert"
+    return [f"icmpv6 type {{ {kinds} }} ip6 hoplimit 255 {verdict}"]
+
+
+def _refuse_open(host: Host) -> list[str]:
+    """Without the killswitch nothing is held back but what a program sends into the TUN on purpose."""
+    return [
+        f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable'
+    ]
+
+
+def _guard_open(host: Host) -> list[str]:
+    return [
+        f'oifname "{host.ifname}" meta l4proto tcp accept',
+        f'oifname "{host.ifname}" counter name "dropped" drop',
+    ]

@@ -1,0 +1,135 @@
+"""What `status` and `teardown` do from outside a running `up`: ask it, or look at the kernel by a helper of their own.
+
+The record in the state directory is only shown, never followed: a helper finds what is ours by its tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from proxyvpn import control
+from proxyvpn.channel import Channel, Received, close_all
+from proxyvpn.children import Helper
+from proxyvpn.errors import AlreadyUp, Exit, ProtocolError, ProxyvpnError, StateError
+from proxyvpn.messages import Ask, Closed, Down, Report
+from proxyvpn.report import Condition
+from proxyvpn.state import StateDir
+
+ANSWER_LIMIT: Final = 12.0
+DOWN_LIMIT: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """This boot and this network namespace, and whether we may look into the kernel."""
+
+    boot_id: str
+    privileged: bool
+
+
+def condition(state: StateDir | None, here: Here, start_helper: Callable[[], Helper]) -> Condition:
+    """Find out how things are. Raises StateError, and ProxyvpnError when a running `up` does not answer."""
+    connected = control.connect(state) if state else None
+    if connected is not None:
+        channel, peer = connected
+        found = answer(channel, peer.pid, Ask(), ANSWER_LIMIT).message
+        if not isinstance(found, Report):
+            raise ProtocolError(f"the running proxyvpn (pid {peer.pid}) answered with something else than a report")
+        return Condition("up", pid=peer.pid, report=found)
+    record = state.read() if state else None
+    if record is not None and record.boot_id != here.boot_id:
+        record = None  # a reboot has left nothing of it
+    if here.privileged:
+        helper = start_helper()
+        try:
+            left = helper.status()
+        finally:
+            helper.end()
+        return Condition("locked" if left.locked else "down", record=record, left=left.left, dropped=left.dropped)
+    if record is None:
+        return Condition("down")
+    note = "seen from the state file alone; as root, `proxyvpn status` looks into the kernel"
+    return Condition("locked" if record.killswitch else "down", record=record, left=record.steps, notes=(note,))
+
+
+def exit_code(found: Condition) -> Exit:
+    """Give the exit code of `status`."""
+    return {"up": Exit.OK, "locked": Exit.LOCKED}.get(found.state, Exit.NOT_RUNNING)
+
+
+def end(state: StateDir | None, start_helper: Callable[[], Helper], say: Callable[[str], None]) -> Exit:
+    """End the running `up`, or clean up after a dead one."""
+    connected = control.connect(state) if state else None
+    if connected is not None:
+        return _end_running(*connected, say)
+    if state is not None:
+        try:
+            state.lock()
+        except AlreadyUp as error:
+            raise AlreadyUp(
+                "proxyvpn is just starting or ending", f"it holds {state.path}", "try again in a moment"
+            ) from error
+    return _clean_up(state, start_helper, say)
+
+
+def _end_running(channel: Channel, peer: control.Peer, say: Callable[[str], None]) -> Exit:
+    closed = answer(channel, peer.pid, Down(), DOWN_LIMIT).message
+    if not isinstance(closed, Closed):
+        raise ProtocolError(f"the running proxyvpn (pid {peer.pid}) answered with something else than an end")
+    say(f"ended; {_count(closed.undone)} undone")
+    return _say_left(closed.left, say)
+
+
+def _clean_up(state: StateDir | None, start_helper: Callable[[], Helper], say: Callable[[str], None]) -> Exit:
+    helper = start_helper()
+    try:
+        reclaimed = helper.reclaim()
+    except AlreadyUp as error:
+        raise AlreadyUp(
+            "a tunnel runs in this network namespace, with another state directory",
+            error.why,
+            "give the --state-dir that its `up` was given",
+        ) from error
+    finally:
+        helper.end()
+    if state is not None:
+        state.clear()
+    if not reclaimed.removed and not reclaimed.left:
+        say("nothing to do: no tunnel is running and nothing was left behind")
+    for step in reclaimed.removed:
+        say(f"removed: {step}")
+    return _say_left(reclaimed.left, say)
+
+
+def _say_left(left: tuple[str, ...], say: Callable[[str], None]) -> Exit:
+    for step in left:
+        say(f"could not be removed: {step}")
+    return Exit.ERROR if left else Exit.OK
+
+
+def _count(steps: tuple[str, ...]) -> str:
+    return "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+
+
+def answer(channel: Channel, pid: int, question: Ask | Down, limit: float) -> Received:
+    """Ask a running `up` and hang up. Raises ProxyvpnError when it does not answer, StateError when it hangs up."""
+    channel.settimeout(limit)
+    try:
+        channel.send(question)
+        received = channel.receive()
+    except TimeoutError as error:
+        raise ProxyvpnError(
+            f"the running proxyvpn (pid {pid}) does not answer",
+            f"waited {limit:.0f} s",
+            f"end it by `kill {pid}`, or by `kill -9 {pid}` and then `proxyvpn teardown`",
+        ) from error
+    except OSError as error:
+        raise StateError(f"the running proxyvpn (pid {pid}) hung up", error.strerror or "", "try again") from error
+    finally:
+        channel.close()
+    if received is None:
+        raise StateError(f"the running proxyvpn (pid {pid}) hung up", "it may just be ending", "try again")
+    close_all(received.fds)
+    return received

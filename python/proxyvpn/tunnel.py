@@ -1,0 +1,126 @@
+"""Pure: the nouns of a tunnel, checked when they are made. An object that exists may be given to the kernel.
+
+What is refused here is refused whoever asks: the helper builds every firewall text and every route from these objects
+and from constants, and from nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
+from typing import Final
+
+from proxyvpn.errors import UsageError
+from proxyvpn.mark import TUN4, TUN6
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+MOST_PROXIES: Final = 8
+MOST_RESOLVERS: Final = 8
+MOST_BYPASS: Final = 64
+MOST_QUEUES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a proxy listens: one address, one TCP port (1 to 65535)."""
+
+    address: IPAddress
+    port: int
+
+    def __post_init__(self) -> None:
+        _check_host(self.address, "proxy")
+        if isinstance(self.address, IPv4Address) and self.address.is_link_local:
+            raise UsageError(f"{self.address} cannot be a proxy", "it is a link-local address")
+        if not 1 <= self.port <= 65535:
+            raise UsageError(f"{self.port} is not a TCP port", "", "ports are 1 to 65535")
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if isinstance(self.address, IPv6Address) else str(self.address)
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What the helper is asked for: nouns only, checked when made."""
+
+    proxies: tuple[Endpoint, ...]
+    resolvers: tuple[IPAddress, ...]
+    bypass: tuple[IPNetwork, ...]
+    killswitch: bool
+    queues: int
+
+    def __post_init__(self) -> None:
+        if not self.proxies:
+            raise UsageError("a tunnel needs a proxy")
+        _check_number(self.proxies, MOST_PROXIES, "addresses of proxies")
+        check_resolvers(self.resolvers)
+        _check_number(self.bypass, MOST_BYPASS, "bypass networks")
+        for network in (*collapsed(self.bypass, 4), *collapsed(self.bypass, 6)):
+            if network.prefixlen == 0:
+                raise UsageError(f"a bypass of {network} would leave nothing to the tunnel")
+        if not 1 <= self.queues <= MOST_QUEUES:
+            raise UsageError(f"{self.queues} is not a number of queues", "", f"1 to {MOST_QUEUES} are possible")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A TCP connection as this machine sees it; both addresses are of one family."""
+
+    local: IPAddress
+    local_port: int
+    remote: IPAddress
+    remote_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The facts of the machine that the steps depend on. `backend` is how the firewall is loaded: nft or iptables."""
+
+    ifname: str
+    ipv6: bool
+    backend: str = "nft"
+    earlier: tuple[Connection, ...] = ()
+
+
+def check_resolvers(resolvers: tuple[IPAddress, ...]) -> None:
+    """Raise UsageError for an address that cannot be a resolver outside this machine, and for too many.
+
+    An IPv4 link-local address can: clouds put theirs at 169.254.169.253.
+    """
+    _check_number(resolvers, MOST_RESOLVERS, "resolvers")
+    for address in resolvers:
+        _check_host(address, "resolver")
+
+
+def collapsed(networks: Iterable[IPNetwork], version: int) -> tuple[IPNetwork, ...]:
+    """Give the networks of one IP version without overlaps, in order: an nft interval set refuses overlaps."""
+    if version == 4:
+        return tuple(collapse_addresses(each for each in networks if isinstance(each, IPv4Network)))
+    return tuple(collapse_addresses(each for each in networks if isinstance(each, IPv6Network)))
+
+
+def _check_number(values: tuple[object, ...], most: int, what: str) -> None:
+    if len(values) > most:
+        raise UsageError(f"{len(values)} {what} are too many", "", f"at most {most} are possible")
+
+
+def _check_host(address: IPAddress, what: str) -> None:
+    """Raise UsageError when `address` cannot be one host that is reached over a network."""
+    problem = ""
+    if address in (TUN4, TUN6):
+        problem = "it is the tunnel's own address"
+    elif address.is_loopback:
+        problem = "it is on this machine"
+    elif address.is_unspecified or address == IPv4Address("255.255.255.255"):
+        problem = "it is the address of no host"
+    elif address.is_multicast:
+        problem = "it is a multicast address"
+    elif isinstance(address, IPv6Address) and (address.is_link_local or address.scope_id):
+        problem = "it is a link-local address"
+    elif isinstance(address, IPv6Address) and address.ipv4_mapped:
+        problem = "it is an IPv4 address in IPv6 clothes"
+    if problem:
+        raise UsageError(f"{address} cannot be a {what}", problem)

@@ -1,0 +1,108 @@
+"""All that `up` does outside its own memory, in one value: tests pass their own.
+
+Also who this process is, and signals as something to poll.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxyvpn import privilege, reach
+from proxyvpn.children import Helper, Worker
+from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
+from proxyvpn.options import Options
+from proxyvpn.plan import Host
+from proxyvpn.reach import Place, Reached
+
+WORKER_UIDS: Final = privilege.HELPER_UIDS[::-1]
+"""The helper takes the first free one, the worker the last: neither may signal or trace the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who we are, for the record and for the worker."""
+
+    boot_id: str
+    netns: int
+    pid: int
+    worker_uid: int
+    queues: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that `up` does outside its own memory; tests pass their own."""
+
+    helper: Callable[[], Helper]
+    worker: Callable[[], Worker]
+    resolve: Callable[[Options, int], tuple[Place, ...]]
+    attempt: Callable[[tuple[Place, ...], int], Reached]
+    finish: Callable[[Reached, int], None]
+    read: Callable[[str], str]
+    host: Callable[[], Host]
+    say: Callable[[str], None]
+    ready: Callable[[str], None]
+    identity: Identity
+    stop: int
+    """A descriptor that becomes readable when a signal asks to end."""
+
+
+def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
+    """Give the World in which `up` runs."""
+    environ = dict(os.environ)
+    return World(
+        helper=lambda: Helper.start(environ),
+        worker=lambda: Worker.start(environ),
+        resolve=lambda options, stop: reach.resolve(options.proxies, stop),
+        attempt=reach.attempt,
+        finish=reach.finish,
+        read=read_text,
+        host=host,
+        say=say,
+        ready=ready,
+        identity=identity(),
+        stop=catch_signals(),
+    )
+
+
+def identity() -> Identity:
+    """Find out who we are."""
+    cores = len(os.sched_getaffinity(0))
+    return Identity(
+        boot_id=read_text("/proc/sys/kernel/random/boot_id").strip(),
+        netns=os.stat("/proc/self/ns/net").st_ino,
+        pid=os.getpid(),
+        worker_uid=privilege.free_uid(read_text("/etc/passwd"), (), WORKER_UIDS) if os.geteuid() == 0 else 0,
+        queues=1 if cores <= 2 else min(4, cores // 2),
+    )
+
+
+def read_text(path: str) -> str:
+    """Give a small file's text; empty when it cannot be read."""
+    try:
+        return Path(path).read_bytes()[: 64 * 1024].decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def catch_signals() -> int:
+    """Turn SIGINT, SIGTERM and SIGHUP into bytes of a pipe; give its end to read. One that was ignored stays so."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(wanted) is not signal.SIG_IGN:
+            signal.signal(wanted, lambda *_: None)
+    return reading
+
+
+def host() -> Host:
+    """Find out what the plan depends on, without privilege; the helper looks for itself."""
+    taken = {name for _, name in socket.if_nameindex()}
+    free = (f"{LINK_PREFIX}{number}" for number in LINK_NUMBERS if f"{LINK_PREFIX}{number}" not in taken)
+    return Host(next(free, f"{LINK_PREFIX}0"), ipv6=Path("/proc/sys/net/ipv6").exists())

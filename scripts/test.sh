@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Install what is missing, build, and run every test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/common.sh
+
+scripts/build.sh --dev
+need_packages nftables iptables squid tinyproxy nginx-light dnsmasq-base tcpdump openssh-server openssh-client curl \
+    openssl git util-linux procps
+
+status=0
+scripts/test-unit.sh || status=1
+say "pytest, privileged, in network namespaces"
+scripts/test-privileged.sh || status=1
+exit $status

@@ -1,0 +1,76 @@
+"""Ten thousand flows at once, and a great many one after another: all carried, and everything given back.
+
+host: sockets of the test, `proxyvpn up` ---- mid: squid ---- world: echo, at 250 addresses
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns import proxies, wait
+from tests.netns.internet import Internet, echoing_proxy
+from tests.netns.load import Crowd, Target, many_descriptors
+from tests.netns.peer import ECHO
+from tests.netns.rig import MANY, RESOLVER4, WORLD6, Rig, memory, open_fds
+from tests.netns.up import Up, up
+
+pytestmark = pytest.mark.privileged
+
+AT_ONCE = 10_000
+SHORT = int(os.environ.get("PROXYVPN_SHORT_CONNECTIONS", "20000"))
+"""100,000 for the whole proof, which takes some minutes."""
+
+
+def targets(count: int) -> Iterator[Target]:
+    """Give `count` addresses of the echo server, all of them in turn, each tenth by IPv6."""
+    for number in range(count):
+        yield (WORLD6 if number % 10 == 9 else f"{MANY}{number % 250 + 1}", ECHO)
+
+
+@pytest.mark.timeout(180)
+def test_ten_thousand_flows_at_once(bed: Rig) -> None:
+    with many_descriptors(), echoing_proxy(bed.mid) as url, up(bed.host, "--proxy", url, "--dns", RESOLVER4) as running:
+        open_and_close_at_once(bed, running.worker)
+
+
+def open_and_close_at_once(bed: Rig, worker: int) -> None:
+    """Open all flows, use each of them again while all are open, and close them."""
+    base_fds = open_fds(worker)
+    crowd = Crowd(bed.host, at_once=500)
+    first = crowd.run(targets(AT_ONCE), keep=True, seconds=90)
+    assert (first.echoed, first.failed) == (AT_ONCE, {})
+    assert open_fds(worker) >= AT_ONCE
+    crowd.at_once = AT_ONCE
+    second = crowd.again(seconds=60)
+    assert (second.echoed, second.failed) == (AT_ONCE, {})
+    crowd.close()
+    wait.until(lambda: open_fds(worker) <= base_fds + SPARE, "the worker gives its descriptors back", 30)
+
+
+SPARE = 64
+"""Descriptors that a pool of warm connections may hold."""
+
+
+@pytest.mark.timeout(600)
+def test_short_connections_give_everything_back(bed: Rig, world: Internet, squid: proxies.RunningProxy) -> None:
+    with many_descriptors(), up(bed.host, "--proxy", squid.url4, "--dns", RESOLVER4) as running:
+        open_one_after_another(bed, running)
+
+
+def open_one_after_another(bed: Rig, tunnel: Up) -> None:
+    """Open and close a great many flows, and compare the worker before and after."""
+    warm = Crowd(bed.host, at_once=100)
+    assert warm.run(targets(2_000), keep=False, seconds=60).failed == {}
+    warm.close()
+    wait.until(lambda: open_fds(tunnel.worker) <= 100, "the worker is at rest", 30)
+    base_fds, base_memory, worker = open_fds(tunnel.worker), memory(tunnel.worker), tunnel.worker
+    crowd = Crowd(bed.host, at_once=100)
+    outcome = crowd.run(targets(SHORT), keep=False, seconds=500)
+    crowd.close()
+    assert (outcome.echoed, outcome.failed) == (SHORT, {})
+    wait.until(lambda: open_fds(worker) <= base_fds + SPARE, "the worker gives its descriptors back", 30)
+    assert tunnel.worker == worker
+    assert memory(worker) <= base_memory + 8 * 2**20

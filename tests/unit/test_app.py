@@ -1,0 +1,288 @@
+"""The life of one `up`: the order of what it asks for, and what becomes of the machine when something ends early."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from tests.unit.fakes import KILLSWITCH, OPTIONS, Ended, Stage, refused
+
+from proxyvpn import app, teardown
+from proxyvpn.errors import (
+    AlreadyUp,
+    CredentialsRefused,
+    Exit,
+    MachineLocked,
+    PrivilegeMissing,
+    ProxyUnreachable,
+    ProxyvpnError,
+    RolledBack,
+    StateError,
+    UsageError,
+)
+from proxyvpn.messages import Attach, Close, Count, Engage, Open, Refused, Start, Status
+from proxyvpn.options import Options
+from proxyvpn.report import Condition
+from proxyvpn.state import StateDir
+
+HERE = teardown.Here("boot", privileged=True)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateDir]:
+    found = StateDir.open(tmp_path / "state", create=True)
+    assert found is not None
+    found.lock()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def stage() -> Stage:
+    """A stage on which Ctrl-C follows `ready:` at once."""
+    found = Stage()
+    found.when_ready = found.interrupt
+    return found
+
+
+def files(state: StateDir) -> set[str]:
+    return {entry.name for entry in state.path.iterdir()}
+
+
+def run(options: Options, state: StateDir, stage: Stage) -> ProxyvpnError | Exit:
+    try:
+        return app.up(options, state, stage.world())
+    except ProxyvpnError as error:
+        return error
+
+
+class Running:
+    """An `up` in a thread, past its `ready:`."""
+
+    def __init__(self, options: Options, state: StateDir, stage: Stage) -> None:
+        is_ready = threading.Event()
+        stage.when_ready = is_ready.set
+        self.stage = stage
+        self.state = state
+        self.pool = ThreadPoolExecutor(1)
+        self.result: Future[ProxyvpnError | Exit] = self.pool.submit(run, options, state, stage)
+        assert is_ready.wait(5), self.result.result(0)
+
+    def condition(self) -> Condition:
+        return teardown.condition(self.state, HERE, self.stage.kernel.helper)
+
+    def end(self) -> ProxyvpnError | Exit:
+        self.stage.interrupt()
+        return self.outcome()
+
+    def outcome(self) -> ProxyvpnError | Exit:
+        found = self.result.result(10)
+        self.pool.shutdown()
+        return found
+
+
+# The order.
+
+
+def test_up_opens_starts_the_worker_and_only_then_engages(state: StateDir, stage: Stage) -> None:
+    seen_by_engage: list[int] = []
+    kernel = stage.kernel
+
+    def look() -> None:
+        seen_by_engage.append(len(kernel.started))
+        stage.interrupt()
+
+    stage.when_ready = look
+    assert run(OPTIONS, state, stage) is Exit.OK
+    assert kernel.asked == ["Status", "Open", "Engage", "Close"]
+    assert seen_by_engage == [1]
+    assert kernel.opened[0].tunnel.resolvers == (ip_address("192.0.2.53"),)
+    assert kernel.started[0].upstreams[0].authorization.startswith(b"Basic ")
+
+
+def test_orderly_end_leaves_no_file_and_no_process(state: StateDir, stage: Stage) -> None:
+    assert run(OPTIONS, state, stage) is Exit.OK
+    assert files(state) == set()
+    assert [process.wait(1) for process in stage.kernel.helpers + stage.kernel.workers] == [0, 0]
+
+
+def test_record_is_written_before_open_and_holds_no_password(state: StateDir, stage: Stage) -> None:
+    stage.kernel.fail[Open] = Ended()
+    run(KILLSWITCH, state, stage)
+    text = (state.path / "state.json").read_text()
+    record = state.read()
+    assert record is not None
+    assert record.phase == "opening"
+    assert any("ip -4 rule add pref 5200" in step for step in record.steps)
+    assert "hunter2" not in text
+    assert "http://ann:***@proxy.example:3128" in text
+
+
+def test_full_disk_is_noticed_before_the_kernel_is_touched(state: StateDir, stage: Stage) -> None:
+    (state.path / "state.json.new").mkdir()
+    assert isinstance(run(OPTIONS, state, stage), StateError)
+    assert "Open" not in stage.kernel.asked
+
+
+def test_corrupt_record_is_said_before_any_process_starts(state: StateDir, stage: Stage) -> None:
+    (state.path / "state.json").write_text("{")
+    assert isinstance(run(OPTIONS, state, stage), StateError)
+    assert stage.kernel.helpers == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (OPTIONS, "by pvpn0; killswitch off, UDP is left alone; DNS goes directly to 192.0.2.53"),
+        (KILLSWITCH, "by pvpn0; killswitch on, UDP is dropped but for DNS to 192.0.2.53"),
+        (replace(OPTIONS, source="https_proxy"), "http://ann:***@proxy.example:3128 (from https_proxy) by"),
+    ],
+)
+def test_ready_line_tells_what_happens(state: StateDir, stage: Stage, options: Options, says: str) -> None:
+    run(options, state, stage)
+    assert len(stage.ready) == 1
+    assert stage.ready[0].startswith("ready: TCP goes through http://ann:***@proxy.example:3128")
+    assert says in stage.ready[0]
+    assert "hunter2" not in stage.ready[0] + "".join(stage.said)
+
+
+# What fails before the kernel is touched.
+
+
+@pytest.mark.parametrize("kind", [ProxyUnreachable, CredentialsRefused, UsageError])
+def test_proxy_that_cannot_be_used_ends_up_as_it_is(state: StateDir, stage: Stage, kind: type[ProxyvpnError]) -> None:
+    stage.unreachable = kind("no")
+    outcome = run(OPTIONS, state, stage)
+    assert type(outcome) is kind
+    assert "Open" not in stage.kernel.asked
+    assert "state.json" not in files(state)
+
+
+def test_unreachable_proxy_on_a_locked_machine_says_what_is_in_the_way(state: StateDir, stage: Stage) -> None:
+    stage.unreachable, stage.kernel.locked = ProxyUnreachable("no"), True
+    outcome = run(OPTIONS, state, stage)
+    assert isinstance(outcome, ProxyUnreachable)
+    assert "teardown" in outcome.advice
+
+
+@pytest.mark.parametrize(("code", "kind"), [(4, PrivilegeMissing), (7, AlreadyUp), (8, RolledBack), (1, ProxyvpnError)])
+def test_refused_open_ends_with_the_code_of_the_helper(
+    state: StateDir, stage: Stage, code: int, kind: type[ProxyvpnError]
+) -> None:
+    stage.kernel.fail[Open] = refused(Exit(code), "no")
+    outcome = run(KILLSWITCH, state, stage)
+    assert type(outcome) is kind
+    assert "Close" not in stage.kernel.asked
+    assert files(state) == set()
+
+
+def test_ctrl_c_before_ready_undoes_what_was_opened(state: StateDir, stage: Stage) -> None:
+    stage.interrupt()
+    outcome = run(OPTIONS, state, stage)
+    assert isinstance(outcome, ProxyvpnError)
+    assert outcome.what == "ended before it was ready"
+    assert stage.ready == []
+    assert files(state) == set()
+
+
+# What fails afterwards: the table at the head of app.py.
+
+
+@pytest.mark.parametrize("options", [OPTIONS, KILLSWITCH])
+@pytest.mark.parametrize("step", [Start, Engage])
+def test_failed_start_is_rolled_back(state: StateDir, stage: Stage, options: Options, step: type) -> None:
+    stage.kernel.fail[step] = Ended() if step is Start else refused(Exit.ERROR, "the kernel refused")
+    outcome = run(options, state, stage)
+    assert isinstance(outcome, RolledBack)
+    assert stage.kernel.asked[-1] == "Close"
+    assert files(state) == set()
+
+
+def test_failed_take_over_leaves_a_locked_machine_locked(state: StateDir, stage: Stage) -> None:
+    stage.kernel.locked = True
+    stage.kernel.fail[Engage] = refused(Exit.ERROR, "the kernel refused")
+    assert isinstance(run(KILLSWITCH, state, stage), MachineLocked)
+    assert "Close" not in stage.kernel.asked
+
+
+def test_helper_that_dies_opening_is_cleaned_up_after_by_another(state: StateDir, stage: Stage) -> None:
+    stage.kernel.fail[Engage] = Ended()
+    assert isinstance(run(OPTIONS, state, stage), RolledBack)
+    assert stage.kernel.asked == ["Status", "Open", "Engage", "Reclaim"]
+
+
+def test_helper_that_dies_while_up_ends_up_and_tidies(state: StateDir, stage: Stage) -> None:
+    running = Running(OPTIONS, state, stage)
+    stage.kernel.fail[Status] = Ended()
+    with pytest.raises(StateError):
+        running.condition()
+    outcome = running.outcome()
+    assert isinstance(outcome, ProxyvpnError)
+    assert outcome.code is Exit.ERROR
+    assert stage.kernel.asked[-1] == "Reclaim"
+
+
+def test_helper_that_dies_under_the_killswitch_leaves_the_machine_locked(state: StateDir, stage: Stage) -> None:
+    running = Running(KILLSWITCH, state, stage)
+    stage.kernel.fail[Status] = Ended()
+    with pytest.raises(StateError):
+        running.condition()
+    assert isinstance(running.outcome(), MachineLocked)
+    assert "Reclaim" not in stage.kernel.asked
+    assert "state.json" in files(state)
+
+
+def test_helper_that_dies_at_close_is_replaced_to_undo(state: StateDir, stage: Stage) -> None:
+    stage.kernel.fail[Close] = Ended()
+    assert run(KILLSWITCH, state, stage) is Exit.OK
+    assert stage.kernel.asked[-1] == "Reclaim"
+
+
+def test_dead_worker_is_replaced_on_the_same_queues(state: StateDir, stage: Stage) -> None:
+    running = Running(KILLSWITCH, state, stage)
+    stage.kernel.fail[Count] = Ended()
+    running.condition()
+    del stage.kernel.fail[Count]
+    found = running.condition()
+    assert found.report is not None
+    assert found.report.restarts == 1
+    assert found.report.counters["flows_opened"] == 5
+    assert len(stage.kernel.started) == 2
+    assert running.end() is Exit.OK
+    assert stage.kernel.asked.count("Attach") == 1
+    assert stage.kernel.asked.count("Engage") == 1
+
+
+@pytest.mark.parametrize(("options", "kind"), [(OPTIONS, RolledBack), (KILLSWITCH, MachineLocked)])
+def test_worker_that_dies_again_and_again_is_given_up(
+    state: StateDir, stage: Stage, options: Options, kind: type[ProxyvpnError]
+) -> None:
+    running = Running(options, state, stage)
+    stage.kernel.fail[Start] = stage.kernel.fail[Count] = Ended()
+    running.condition()
+    assert isinstance(running.outcome(), kind)
+    assert len(stage.kernel.workers) == 1 + app.RESTARTS
+
+
+def test_helper_that_refuses_to_attach_ends_up(state: StateDir, stage: Stage) -> None:
+    running = Running(OPTIONS, state, stage)
+    stage.kernel.fail[Attach] = (Refused(Exit.ERROR, "no", "", ""), ())
+    stage.kernel.fail[Count] = Ended()
+    running.condition()
+    assert isinstance(running.outcome(), RolledBack)
+
+
+# Dry run.
+
+
+def test_dry_run_prints_every_step_and_starts_nothing(stage: Stage) -> None:
+    lines = app.dry_run(KILLSWITCH, stage.world())
+    assert lines[0].startswith("nft -f -")
+    assert any("ip -6 route add unreachable default" in line for line in lines)
+    assert stage.kernel.helpers == []
+    assert stage.kernel.workers == []
