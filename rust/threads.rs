@@ -12,8 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use smoltcp::time::Instant;
-
 use crate::device::Device;
 use crate::error::Error;
 use crate::shared::{Proxy, Shared};
@@ -71,7 +69,7 @@ impl Threads {
         let (common, stop) = (Arc::clone(&self.common), Arc::new(Signal::new()?));
         let device = Device::new(queue, Arc::clone(&common.stats));
         let shared = Shared::new(proxies.to_vec(), memory, Arc::clone(&common.stats), Arc::clone(&common.notes))?;
-        let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), Instant::now());
+        let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), worker::clock());
         self.stop.push(Arc::clone(&stop));
         let name = format!("packets-{}", self.running.len());
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -135,7 +133,7 @@ impl Common {
 
     fn end(&self, result: Result<(), String>) {
         if let Err(why) = result {
-            self.notes.add("ended", Instant::now(), || why);
+            self.notes.add("ended", worker::clock(), || why);
             self.ended.store(true, Ordering::Release);
             self.signal.raise();
         }

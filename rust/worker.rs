@@ -6,6 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::LazyLock;
+use std::time;
 
 use smoltcp::time::Instant;
 
@@ -20,6 +22,13 @@ const EVENTS: usize = 256;
 /// Tokens that no flow has: their place would be number 2^32 - 1.
 const TUN: u64 = u32::MAX as u64;
 const STOP: u64 = TUN + (1 << 32);
+
+static START: LazyLock<time::Instant> = LazyLock::new(time::Instant::now);
+
+/// Give the time since the first call, by a clock that nobody sets (smoltcp's own would follow the wall clock).
+pub fn clock() -> Instant {
+    Instant::from_micros(i64::try_from(START.elapsed().as_micros()).unwrap_or(i64::MAX))
+}
 
 /// An eventfd(2) by which one thread tells another something.
 #[derive(Debug)]
@@ -64,7 +73,7 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
     loop {
         let wait = if more { 0 } else { wait_time(stack.next_timer()) };
         let count = epoll.wait(&mut events, wait)?;
-        let now = Instant::now();
+        let now = clock();
         for event in &events[..count] {
             match event.u64 {
                 STOP => {
@@ -117,7 +126,7 @@ fn readiness(events: u32) -> Ready {
 /// Give the milliseconds until `timer`, rounded up; -1 for ever.
 fn wait_time(timer: Option<Instant>) -> libc::c_int {
     timer.map_or(-1, |at| {
-        let micros = at.total_micros() - Instant::now().total_micros();
+        let micros = at.total_micros() - clock().total_micros();
         libc::c_int::try_from((micros.max(0) + 999) / 1000).unwrap_or(libc::c_int::MAX)
     })
 }

@@ -40,7 +40,6 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM
 
 machine() { ip netns exec $MACHINE "$@"; }
-world() { ip netns exec $WORLD "$@"; }
 indented() { sed 's/^/    /'; }
 dump() {
     machine sh -c 'for family in -4 -6; do ip $family rule; ip $family route show table all; done
@@ -69,7 +68,7 @@ ip -n $WORLD address add $SITE/32 dev eth0
 for space in $MACHINE $WORLD; do ip -n "$space" link set lo up; ip -n "$space" link set eth0 up; done
 ip -n $MACHINE route add default via 10.72.0.1
 
-world .venv/bin/python scripts/demo_servers.py 3128 80 7 "$work/log" 2> "$work/servers.err" &
+(exec ip netns exec $WORLD .venv/bin/python scripts/demo_servers.py 3128 80 7 "$work/log" 2> "$work/servers.err") &
 children+=($!)
 wait_for_line "$work/log" ready $!
 send_udp
@@ -79,8 +78,8 @@ grep '^udp:' "$work/log" | indented
 dump > "$work/before"
 
 say "proxyvpn up --killswitch --proxy http://$PROXY --dns 198.51.100.53"
-machine .venv/bin/proxyvpn up --killswitch --proxy "http://$PROXY" --dns 198.51.100.53 --state-dir "$work/state" \
-    > "$work/up.out" 2> "$work/up.err" &
+(exec ip netns exec $MACHINE .venv/bin/proxyvpn up --killswitch --proxy "http://$PROXY" --dns 198.51.100.53 \
+    --state-dir "$work/state" > "$work/up.out" 2> "$work/up.err") &
 up=$!
 children+=("$up")
 wait_for_line "$work/up.out" '^ready:' $up

@@ -12,11 +12,12 @@ A machine that was locked before (`up` took over) is never opened by a failure.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -121,7 +122,8 @@ class Life:
         for line in missing:
             world.say(f"this kernel cannot enforce: {line}")
         self._check_signals()
-        steps = self._helper.engage()
+        with self._undone_when_refused():
+            steps = self._helper.engage()
         self._phase = Phase.ENGAGED
         self._save(ifname=ifname, phase="engaged", steps=steps)
         self._control = control.Control.listen(self._state)
@@ -149,11 +151,17 @@ class Life:
 
     def _open(self, tunnel: Tunnel) -> tuple[str, tuple[int, ...]]:
         self._phase = Phase.OPEN
-        try:
+        with self._undone_when_refused():
             return self._helper.open(tunnel)
+
+    @contextlib.contextmanager
+    def _undone_when_refused(self) -> Iterator[None]:
+        """What the helper refused has changed nothing, or it has undone it itself, and its error says which."""
+        try:
+            yield
         except ChildGone:
             raise
-        except ProxyvpnError:  # an Open that the helper refused has changed nothing, or it has undone it itself
+        except ProxyvpnError:
             self._phase = Phase.FRESH
             raise
 
@@ -296,11 +304,11 @@ class Life:
 
     def _end(self) -> Exit:
         """Undo in order and tell who asked for it."""
+        self._worker.end()  # first, while the TUN is there: it resets every flow, so that no program is left hanging
         try:
             closed = self._helper.close()
         except ChildGone as error:
             closed = self._close_by_another(error)
-        self._worker.end()
         self._state.clear()
         for step in closed.left:
             self._world.say(f"left behind: {step}")
@@ -318,6 +326,7 @@ class Life:
             return error
         if self._was_locked or (self._phase is Phase.ENGAGED and killswitch):
             return _locked(error)
+        self._worker.end()
         try:
             closed = self._helper.close()
         except ProxyvpnError as gone:
@@ -333,7 +342,6 @@ class Life:
     def _close_by_another(self, error: ProxyvpnError) -> Closed:
         """The helper is gone: let a fresh one find by our tags what is to be undone."""
         self._helper.end()
-        self._worker.end()
         self._helper = self._world.helper()
         try:
             reclaimed = self._helper.reclaim()

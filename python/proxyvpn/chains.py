@@ -1,15 +1,230 @@
-"""Pure: the iptables chains of a tunnel, for a kernel without nf_tables, as text for iptables-restore(8)."""
+"""Pure: the iptables chains of a tunnel, for a kernel without nf_tables, as text for iptables-restore(8).
+
+The same as ruleset.py, in the older words: chains of our own, each entered by one jump from a built-in chain. In words
+that differ: fib becomes addrtype; sets become single rules; and since POSTROUTING cannot ask where a packet came in,
+what comes out of the TUN gets a packet mark in PREROUTING, for the guard to know it again.
+
+    table mangle   PREROUTING -> SHIELD, ARRIVALS    OUTPUT -> CAPTURE (-> EARLIER)    POSTROUTING -> GUARD
+    table filter   OUTPUT -> REFUSE                  (REJECT is possible in this table only)
+
+One commit replaces all rules of a table at once; a chain of ours that is named in it is emptied first.
+"""
 
 from __future__ import annotations
 
-from proxyvpn.tunnel import Host, Tunnel
+from collections.abc import Iterable
+from typing import Final
+
+from proxyvpn.mark import CHAIN_PREFIX, INBOUND, MARK, TUN4, TUN6
+from proxyvpn.tunnel import Connection, Host, Tunnel, collapsed
+
+_JUMPS: Final = {
+    "mangle": (("PREROUTING", "ARRIVALS"), ("PREROUTING", "SHIELD"), ("OUTPUT", "CAPTURE"), ("POSTROUTING", "GUARD")),
+    "filter": (("OUTPUT", "REFUSE"),),
+}
+"""Inserted in this order, each before the one above it: SHIELD comes to stand before ARRIVALS."""
+_IN: Final = f"-m connmark --mark {INBOUND:#x}"
+_LET_IN: Final = f"-j CONNMARK --set-mark {INBOUND:#x}"
+_SYN_ACK: Final = "-p tcp -m conntrack --ctdir REPLY -m tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK"
+_OPTIONS: Final = '-m u32 --u32 "0>>24&0xF=6:15"'
+"""An IPv4 header with options: a source route could lead anywhere."""
 
 
-def scripts(tunnel: Tunnel, host: Host) -> dict[str, str]:
-    """Give the text for each program, by the program's name."""
-    return {"iptables-restore": "", "ip6tables-restore": ""} if host.ipv6 else {"iptables-restore": ""}
+def versions(host: Host) -> tuple[int, ...]:
+    """Give the IP versions that need chains."""
+    return (4, 6) if host.ipv6 else (4,)
 
 
 def programs(host: Host) -> tuple[str, ...]:
-    """Give the names of the programs, in their order."""
-    return ("iptables-restore", "ip6tables-restore") if host.ipv6 else ("iptables-restore",)
+    """Give the names of the programs as a person knows them."""
+    return tuple("iptables-restore" if version == 4 else "ip6tables-restore" for version in versions(host))
+
+
+def scripts(tunnel: Tunnel, host: Host) -> dict[str, str]:
+    """Give the text for each program, by its name, for a machine without chains of ours."""
+    pairs = zip(programs(host), versions(host), strict=True)
+    return {program: load(tunnel, host, version, "") for program, version in pairs}
+
+
+def load(tunnel: Tunnel, host: Host, version: int, saved: str, keep_earlier: bool = False) -> str:
+    """Give the text that fills our chains, over those in `saved` (of iptables-save) without a gap.
+
+    With `keep_earlier`, the chain of connections that came in before is left as it is.
+    """
+    lines = []
+    for table, chains in _tables(tunnel, host, version).items():
+        named = {name: rules for name, rules in chains.items() if not (keep_earlier and name == "EARLIER")}
+        lines += [f"*{table}", *(f":{CHAIN_PREFIX}{name} - [0:0]" for name in named)]
+        lines += [f"-A {CHAIN_PREFIX}{name} {rule}" for name, rules in named.items() for rule in rules]
+        there = _jumps(saved, table)
+        lines += [f"-I {built_in} -j {CHAIN_PREFIX}{name}" for built_in, name in _JUMPS[table] if name not in there]
+        lines.append("COMMIT")
+    return "\n".join(lines) + "\n"
+
+
+def admit(connections: Iterable[Connection], version: int) -> str:
+    """Give the text that adds connections that came in before; empty when there are none."""
+    rules = [f"-A {CHAIN_PREFIX}EARLIER {rule}" for rule in _earlier(connections, version)]
+    return "\n".join(["*mangle", *rules, "COMMIT"]) + "\n" if rules else ""
+
+
+def removal(saved: str) -> str:
+    """Give the text that removes exactly what is ours in `saved`; empty when nothing is."""
+    lines: list[str] = []
+    for table, rows in _by_table(saved).items():
+        own = [row[1:].split()[0] for row in rows if row.startswith(f":{CHAIN_PREFIX}")]
+        jumps = [row for row in rows if f"-j {CHAIN_PREFIX}" in row and not row.startswith(f"-A {CHAIN_PREFIX}")]
+        if own or jumps:
+            lines += [f"*{table}", *(f"-D {row.removeprefix('-A ')}" for row in jumps)]
+            lines += [*(f"-F {name}" for name in own), *(f"-X {name}" for name in own), "COMMIT"]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def present(saved: str) -> tuple[str, ...]:
+    """Give the chains of ours in `saved`, each with its table: `mangle PROXYVPN_GUARD`."""
+    return tuple(
+        f"{table} {row[1:].split()[0]}"
+        for table, rows in _by_table(saved).items()
+        for row in rows
+        if row.startswith(f":{CHAIN_PREFIX}")
+    )
+
+
+def locked(saved: str) -> bool:
+    """Say whether a closed guard is among the chains in `saved`."""
+    return f"-A {CHAIN_PREFIX}GUARD -j DROP" in _by_table(saved).get("mangle", [])
+
+
+def dropped(counted: str) -> int:
+    """Give the packets that were stopped, from iptables-save -c: of each our DROP and REJECT but the shield's."""
+    total = 0
+    for line in counted.splitlines():
+        count, _, rule = line.partition(" ")
+        ours = rule.startswith((f"-A {CHAIN_PREFIX}GUARD ", f"-A {CHAIN_PREFIX}REFUSE "))
+        if count.startswith("[") and ours and ("-j DROP" in rule or "-j REJECT" in rule):
+            total += int(count[1:].split(":")[0])
+    return total
+
+
+def _by_table(saved: str) -> dict[str, list[str]]:
+    tables: dict[str, list[str]] = {}
+    rows: list[str] = []
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            rows = tables.setdefault(line[1:], [])
+        else:
+            rows.append(line)
+    return tables
+
+
+def _jumps(saved: str, table: str) -> set[str]:
+    rows = _by_table(saved).get(table, [])
+    found = [row.rpartition(f"-j {CHAIN_PREFIX}") for row in rows if not row.startswith(f"-A {CHAIN_PREFIX}")]
+    return {name for _, jump, name in found if jump}
+
+
+def _tables(tunnel: Tunnel, host: Host, version: int) -> dict[str, dict[str, list[str]]]:
+    return {
+        "mangle": {
+            "SHIELD": _shield(host, version),
+            "ARRIVALS": _arrivals(tunnel, host, version),
+            "EARLIER": _earlier(host.earlier, version),
+            "CAPTURE": _capture(tunnel, version),
+            "GUARD": _guard(tunnel, host, version),
+        },
+        "filter": {"REFUSE": _refuse(tunnel, host, version)},
+    }
+
+
+def _shield(host: Host, version: int) -> list[str]:
+    own = TUN4 if version == 4 else TUN6
+    return ["-i lo -j RETURN", f"-i {host.ifname} -j RETURN", f"-d {own} -j DROP"]
+
+
+def _arrivals(tunnel: Tunnel, host: Host, version: int) -> list[str]:
+    local = "LOCAL,BROADCAST,MULTICAST,ANYCAST" if version == 4 else "LOCAL,MULTICAST,ANYCAST"
+    return [
+        f"-i {host.ifname} -j MARK --set-mark {INBOUND:#x}",
+        f"-i {host.ifname} -j RETURN",
+        "! -p tcp -j RETURN",
+        f"-m addrtype --dst-type {local} -j RETURN",
+        f"{_SYN_ACK} {_LET_IN}",
+        f"{_IN} -j RETURN",
+        *_bypass(tunnel, version),
+        f"-j MARK --set-mark {MARK:#x}",
+    ]
+
+
+def _capture(tunnel: Tunnel, version: int) -> list[str]:
+    return [
+        "! -p tcp -j RETURN",
+        "-o lo -j RETURN",
+        "-m addrtype --dst-type LOCAL -j RETURN",
+        f"{_SYN_ACK} {_LET_IN}",
+        f"-j {CHAIN_PREFIX}EARLIER",
+        f"{_IN} -j RETURN",
+        *_proxies(tunnel, version),
+        *_resolvers(tunnel, version, ("tcp",)),
+        *_bypass(tunnel, version),
+        f"-j MARK --set-mark {MARK:#x}",
+    ]
+
+
+def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
+    reject = f"-j REJECT --reject-with {'icmp-port-unreachable' if version == 4 else 'icmp6-port-unreachable'}"
+    if not tunnel.killswitch:
+        return [f"-o {host.ifname} ! -p tcp {reject}"]
+    return [
+        "-o lo -j RETURN",
+        f"-p tcp -m mark --mark {MARK:#x} -j RETURN",
+        f"{_IN} -j RETURN",
+        *_allowed(tunnel, version),
+        "-p tcp -j REJECT --reject-with tcp-reset",
+        reject,
+    ]
+
+
+def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
+    into = [f"-o {host.ifname} -p tcp -j RETURN", f"-o {host.ifname} -j DROP"]
+    if not tunnel.killswitch:
+        return into
+    return [
+        "-o lo -j RETURN",
+        *into,
+        f"-m mark --mark {MARK:#x} -j DROP",
+        *([f"{_OPTIONS} -j DROP"] if version == 4 else []),
+        f"{_IN} -j RETURN",
+        f"-m mark --mark {INBOUND:#x} -m conntrack --ctdir REPLY -j RETURN",
+        *_allowed(tunnel, version),
+        "-j DROP",
+    ]
+
+
+def _allowed(tunnel: Tunnel, version: int) -> list[str]:
+    lines = [*_proxies(tunnel, version), *_resolvers(tunnel, version, ("tcp", "udp")), *_bypass(tunnel, version)]
+    if version == 4:
+        return [*lines, "-p udp --sport 68 --dport 67 -j RETURN"]
+    neighbours = [f"-p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j RETURN" for kind in (133, 135, 136)]
+    return [*lines, *neighbours, "-p udp --sport 546 --dport 547 -j RETURN"]
+
+
+def _proxies(tunnel: Tunnel, version: int) -> list[str]:
+    ours = dict.fromkeys(each for each in tunnel.proxies if each.address.version == version)
+    return [f"-p tcp -d {each.address} --dport {each.port} -j RETURN" for each in ours]
+
+
+def _resolvers(tunnel: Tunnel, version: int, protocols: tuple[str, ...]) -> list[str]:
+    ours = dict.fromkeys(each for each in tunnel.resolvers if each.version == version)
+    return [f"-p {protocol} -d {each} --dport 53 -j RETURN" for each in ours for protocol in protocols]
+
+
+def _bypass(tunnel: Tunnel, version: int) -> list[str]:
+    return [f"-d {network} -j RETURN" for network in collapsed(tunnel.bypass, version)]
+
+
+def _earlier(connections: Iterable[Connection], version: int) -> list[str]:
+    ours = dict.fromkeys(each for each in connections if each.local.version == version)
+    return [
+        f"-p tcp -s {each.local} --sport {each.local_port} -d {each.remote} --dport {each.remote_port} {_LET_IN}"
+        for each in ours
+    ]

@@ -115,7 +115,7 @@ class Child:
             self._channel.settimeout(LIMIT)
             self._channel.send(message, fds)
         except OSError as error:
-            raise ChildGone(f"the {self.name} process has ended", error.strerror or "") from error
+            raise self._last_word() or ChildGone(f"the {self.name} process has ended", error.strerror or "") from error
 
     def take(self, wanted: type[Answer], limit: float = LIMIT) -> tuple[Answer, tuple[int, ...]]:
         """Wait for the answer of type `wanted`. Raises what the child refused with, ChildGone, ProtocolError."""
@@ -134,6 +134,16 @@ class Child:
         answer, fds = self.take(wanted, limit)
         close_all(fds)
         return answer
+
+    def _last_word(self) -> ProxyvpnError | None:
+        """Give the refusal that a child sent unasked before it ended: it could not even get ready."""
+        try:
+            message = self._receive(LIMIT).message
+        except ProxyvpnError:
+            return None
+        return (
+            from_code(message.code, message.what, message.why, message.advice) if isinstance(message, Refused) else None
+        )
 
     def _receive(self, limit: float) -> Received:
         self._channel.settimeout(limit)

@@ -6,6 +6,7 @@ runs, so that `--help` is quick and `up` starts its children early.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from proxyvpn.voice import Voice
 
 _STATE_DIR = click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="DIR",
     help="Where the lock and the record live. Default: /run/proxyvpn as root, else $XDG_RUNTIME_DIR/proxyvpn.",
 )
@@ -83,14 +84,13 @@ def up(voice: Voice, /, state_dir: Path | None, detach: bool, dry_run: bool, **t
     )
     if dry_run:
         return _dry_run(voice, wanted)
-    state = _state(state_dir, create=True)
-    assert state is not None  # noqa: S101
-    state.lock()
-    if detach:
-        voice.detach(state.log())
-    from proxyvpn import app, world  # noqa: PLC0415
+    with _state(state_dir, create=True) as state:
+        state.lock()
+        if detach:
+            voice.detach(state.log())
+        from proxyvpn import app, world  # noqa: PLC0415
 
-    return app.up(wanted, state, world.real(voice.say, voice.ready))
+        return app.up(wanted, state, world.real(voice.say, voice.ready))
 
 
 @cli.command()
@@ -107,7 +107,8 @@ def status(voice: Voice, /, state_dir: Path | None, as_json: bool) -> Exit:
     from proxyvpn import children, report, teardown, world  # noqa: PLC0415
 
     here = teardown.Here(world.identity().boot_id, os.geteuid() == 0)
-    found = teardown.condition(_state(state_dir), here, children.Helper.start)
+    with _state(state_dir) as state:
+        found = teardown.condition(state, here, children.Helper.start)
     now = int(time.time())
     voice.print(json.dumps(report.as_json(found, now), indent=1) if as_json else report.as_text(found, now))
     return teardown.exit_code(found)
@@ -120,7 +121,8 @@ def teardown(voice: Voice, /, state_dir: Path | None) -> Exit:
     """End the tunnel, or clean up after one that crashed (also: down)."""
     from proxyvpn import children, teardown  # noqa: PLC0415
 
-    return teardown.end(_state(state_dir), children.Helper.start, voice.print)
+    with _state(state_dir) as state:
+        return teardown.end(state, children.Helper.start, voice.print)
 
 
 def main() -> None:
@@ -159,9 +161,10 @@ def _dry_run(voice: Voice, wanted: Any) -> Exit:
 
 
 def _state(path: Path | None, create: bool = False) -> Any:
+    """Give the state directory as a context; None in it when there is none."""
     from proxyvpn.state import StateDir, default_path  # noqa: PLC0415
 
-    return StateDir.open(path or default_path(os.geteuid(), os.environ), create)
+    return StateDir.open(path or default_path(os.geteuid(), os.environ), create) or contextlib.nullcontext()
 
 
 def _read_password(name: str) -> str:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from proxyvpn import plan
-from proxyvpn.channel import Channel, close_all
+from proxyvpn.channel import Channel, Received, close_all
 from proxyvpn.errors import KernelError, MachineLocked, ProtocolError, ProxyvpnError, RolledBack
 from proxyvpn.mark import LINK_NUMBERS
 from proxyvpn.messages import (
@@ -89,7 +89,7 @@ class Helper:
 
     def abandon(self) -> None:
         """The asker is gone. Idempotent."""
-        if self.phase not in (Phase.OPEN, Phase.ENGAGED):
+        if not self._done:
             return
         self.phase = Phase.CLOSED
         if self._tunnel is not None and self._tunnel.killswitch:
@@ -109,12 +109,13 @@ class Helper:
         self._kernel.claim()
         host = self._kernel.host()
         self._was_locked = self._kernel.locked()
+        self._tunnel = message.tunnel
         try:
-            host = self._add_opening(message.tunnel, host)
+            self._host = self._add_opening(message.tunnel, host)
         except ProxyvpnError as error:
             raise self._rolled_back(error) from error
-        self._tunnel, self._host, self.phase = message.tunnel, host, Phase.OPEN
-        return Opened(host.ifname), self._kernel.queues()
+        self.phase = Phase.OPEN
+        return Opened(self._host.ifname), self._kernel.queues()
 
     def answer_engage(self, _: Engage) -> Answer:
         """Route and capture; then remove what an earlier tunnel left."""
@@ -209,6 +210,7 @@ class Helper:
         """Undo what was begun and give the error to answer with; a machine that was locked before stays so."""
         self.phase = Phase.CLOSED
         if self._was_locked:
+            self._done.clear()
             return MachineLocked(
                 error.what, error.why, "the machine stays locked, as before: proxyvpn teardown opens it"
             )
@@ -239,10 +241,7 @@ def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
     helper = Helper(kernel, say)
     try:
         while (received := channel.receive()) is not None:
-            if received.fds:
-                close_all(received.fds)
-                raise ProtocolError("a message to the helper brought a descriptor")
-            message, fds = _answer(helper, received.message)
+            message, fds = _answer(helper, received)
             channel.send(message, fds)
     except ProtocolError as error:
         say(f"proxyvpn: the helper stops: {error.what}")
@@ -255,9 +254,12 @@ def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
     return 0
 
 
-def _answer(helper: Helper, message: Message) -> Answer:
+def _answer(helper: Helper, received: Received) -> Answer:
+    if received.fds:
+        close_all(received.fds)
+        raise ProtocolError("a message to the helper brought a descriptor")
     try:
-        return helper.answer(message)
+        return helper.answer(received.message)
     except ProtocolError:
         raise
     except ProxyvpnError as error:
@@ -293,7 +295,10 @@ def say_on_stderr(line: str) -> None:
 
 
 def main(ways: tuple[str, ...] = ()) -> int:
-    """Take the socket at descriptor 0, get ready, give up privilege, and serve. `ways`: firewall.WAYS to choose from."""
+    """Take the socket at descriptor 0, get ready, give up privilege, and serve.
+
+    `ways`, names of firewall.WAYS, are tried instead of all of them; only tests give any.
+    """
     for each in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     try:

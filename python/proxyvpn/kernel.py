@@ -96,7 +96,7 @@ class RealKernel:
         """Keep CAP_NET_ADMIN and what the firewall's programs need, nothing else; say how that is."""
         if self._backend is not None and self._backend.needs_root:
             privilege.keep_only((privilege.CAP_NET_ADMIN, privilege.CAP_NET_RAW), programs=True)
-            return f"the firewall is loaded by {self._backend.way}, so the helper stays root, with CAP_NET_ADMIN and CAP_NET_RAW only"
+            return f"{self._backend.way} loads the firewall, so the helper stays root (CAP_NET_ADMIN, CAP_NET_RAW only)"
         privilege.keep_only((privilege.CAP_NET_ADMIN,), privilege.helper_uid())
         return ""
 
@@ -121,10 +121,10 @@ class RealKernel:
             raise KernelError(
                 f"every name from {LINK_PREFIX}0 to {LINK_PREFIX}{LINK_NUMBERS[-1]} is taken", "", "ip link"
             )
-        return Host(free[skip], os.path.exists("/proc/sys/net/ipv6"), self._firewall().kind)
+        return Host(free[skip], netlink.has_ipv6(), self._firewall().kind)
 
     def earlier(self) -> tuple[Connection, ...]:
-        return self._netlink.connections(os.path.exists("/proc/sys/net/ipv6"))
+        return self._netlink.connections()
 
     def add(self, step: Step) -> None:
         if isinstance(step, Firewall):
@@ -172,7 +172,7 @@ class RealKernel:
             say(_undone(line))
             try:
                 remove()
-                removed.append(line)
+                removed.append(_undone(line))
             except ProxyvpnError as error:
                 stuck.append(f"{line} ({error.why or error.what})")
 
@@ -182,7 +182,8 @@ class RealKernel:
         present = self._backend.present() if self._backend and not keep else ()
         for line in present:
             one(line, self._firewall().remove)
-        return tuple(removed), tuple(stuck)
+        stuck += [line for line in self.left() if line not in keep and not keep]
+        return tuple(removed), tuple(dict.fromkeys(stuck))
 
     def _firewall(self) -> firewall.Backend:
         if self._backend is None:
@@ -191,7 +192,10 @@ class RealKernel:
 
 
 def _undone(line: str) -> str:
-    return line.replace(" add ", " del ", 1) if line.startswith("ip ") else line.replace(" add ", " delete ", 1)
+    for done, undone in ((" add table ", " delete table "), (" add ", " del "), (" -N ", " -X ")):
+        if done in line:
+            return line.replace(done, undone, 1)
+    return line
 
 
 def _close(fds: tuple[int, ...]) -> None:

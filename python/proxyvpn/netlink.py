@@ -95,7 +95,7 @@ class Netlink:
     def tagged(self) -> tuple[Tagged, ...]:
         """Give everything that carries our tag, in the order in which it is to be removed."""
         found: list[Tagged] = []
-        for version, family in _FAMILIES.items():
+        for version, family in _families():
             found += [
                 Tagged(_rule_line(version, each), "rule", each)
                 for each in self._route.rule("dump", family=family)
@@ -115,13 +115,13 @@ class Netlink:
             if found.kind == "link":
                 self._route.link("del", index=found.message["index"])
             elif found.kind == "rule":
-                self._route.flush_rules(family=found.message["family"], match=lambda each: _same(each, found.message))
+                self._route.rule("del", **_rule_found(found.message))
             else:
-                self._route.flush_routes(family=found.message["family"], match=lambda each: _same(each, found.message))
+                self._route.route("del", **_route_found(found.message))
 
-    def connections(self, ipv6: bool) -> tuple[Connection, ...]:
+    def connections(self) -> tuple[Connection, ...]:
         """Give the TCP connections whose local port has a listener: those that came in, as far as anyone can tell."""
-        sockets = [each for version in ((4, 6) if ipv6 else (4,)) for each in _tcp(_FAMILIES[version])]
+        sockets = [each for _, family in _families() for each in _tcp(family)]
         listening = {each["idiag_sport"] for each in sockets if each["idiag_state"] == _LISTEN}
         found = [_connection(each) for each in sockets if each["idiag_state"] not in (_LISTEN, _CLOSED)]
         return tuple(each for each in found if each.local_port in listening and not each.local.is_loopback)
@@ -152,6 +152,15 @@ def names_in_use() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
+def has_ipv6() -> bool:
+    """Say whether this kernel has IPv6 at all (it may still be switched off on every link)."""
+    return os.path.exists("/proc/sys/net/ipv6")
+
+
+def _families() -> tuple[tuple[int, int], ...]:
+    return tuple(pair for pair in _FAMILIES.items() if pair[0] == 4 or has_ipv6())
+
+
 def _address(step: Address) -> dict[str, Any]:
     more = {"flags": _NODAD} if isinstance(step.address, IPv6Address) else {}
     return {
@@ -164,24 +173,24 @@ def _address(step: Address) -> dict[str, Any]:
 
 
 def _route(step: Route) -> dict[str, Any]:
-    wanted = {"family": _FAMILIES[step.version], "dst": "default", "table": TABLE, "proto": PROTOCOL}
+    wanted: dict[str, Any] = {"family": _FAMILIES[step.version], "dst": "default", "table": TABLE, "proto": PROTOCOL}
     if step.ifname:
         return {**wanted, "oif": _index(step.ifname)}
     return {**wanted, "type": "unreachable", "priority": UNREACHABLE_METRIC}
 
 
 def _rule(step: Rule) -> dict[str, Any]:
-    what: dict[str, Any] = {
+    what: dict[int, dict[str, Any]] = {
         PREFERENCE_ATTACHED: {"iifname": step.ifname, "table": _MAIN, "FRA_SUPPRESS_PREFIXLEN": 0},
         PREFERENCE_STRAY: {"iifname": step.ifname, "action": "blackhole"},
         PREFERENCE_MARK: {"fwmark": MARK, "fwmask": MASK, "table": TABLE},
         PREFERENCE_NO_ROUTE: {"ip_proto": socket.IPPROTO_TCP, "table": TABLE},
-    }[step.preference]
+    }
     return {
         "family": _FAMILIES[step.version],
         "priority": step.preference,
         "FRA_PROTOCOL": PROTOCOL,
-        **what,
+        **what[step.preference],
     }
 
 
@@ -199,12 +208,25 @@ def _route_line(version: int, message: dict[str, Any]) -> str:
     return Route(version, _name(_get(message, "oif") or 0)).line
 
 
+def _rule_found(message: Any) -> dict[str, Any]:
+    """Give the words that make the kernel remove a rule with this preference and our tag, whatever else it says."""
+    return {"family": message["family"], "priority": _get(message, "priority") or 0, "FRA_PROTOCOL": PROTOCOL}
+
+
+def _route_found(message: Any) -> dict[str, Any]:
+    destination = _get(message, "dst")
+    return {
+        "family": message["family"],
+        "dst": f"{destination}/{message['dst_len']}" if destination else "default",
+        "table": _get(message, "table"),
+        "proto": PROTOCOL,
+        "type": message["type"],
+        **({"priority": priority} if (priority := _get(message, "priority")) else {}),
+    }
+
+
 def _get(message: Any, name: str) -> Any:
     return message.get(name)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return bool(one["attrs"] == other["attrs"] and one["family"] == other["family"])
 
 
 def _connection(message: Any) -> Connection:
@@ -243,11 +265,17 @@ def _kind(message: Any) -> str | None:
 
 
 def _write_sysctl(name: str, value: str) -> None:
-    """Write /proc/sys/…; a kernel that does not know the setting does not need it."""
+    """Write /proc/sys/…; a kernel that does not know the setting does not need it.
+
+    In bytes: a text file would import its codec, which may be out of reach once the uid is given up.
+    """
     path = f"/proc/sys/{name.replace('.', '/')}"
     try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(value)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return
     except OSError as error:

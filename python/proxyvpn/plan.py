@@ -37,8 +37,8 @@ from proxyvpn.mark import (
 from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel
 
 __all__ = [
-    "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken", "Neighbours",
-    "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "opening", "steps", "sysctls",
+    "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken",
+    "Neighbours", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "opening", "steps", "sysctls",
 ]  # fmt: skip
 
 
@@ -190,7 +190,7 @@ class Rule:
         return self.text.replace(" add ", " del ")
 
 
-class NameTaken(KernelError):
+class NameTaken(KernelError):  # noqa: N818  (our errors are named by what failed)
     """Somebody else's link has the name."""
 
 

@@ -56,8 +56,10 @@ def resolve(proxies: tuple[Proxy, ...], stop: int) -> tuple[Place, ...]:
             errors.append(error)
     if not places:
         raise errors[0]
-    once = {place.endpoint: place for place in reversed(places)}
-    return tuple(reversed(once.values()))[:MOST_PROXIES]
+    once: dict[Endpoint, Place] = {}
+    for place in places:
+        once.setdefault(place.endpoint, place)
+    return tuple(once.values())[:MOST_PROXIES]
 
 
 class _Lookup:

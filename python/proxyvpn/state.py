@@ -91,6 +91,12 @@ class StateDir:
             f"chmod 700 {path}, or use another --state-dir",
         )
 
+    def __enter__(self) -> StateDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def lock(self) -> None:
         """Hold the lock until close() or the end of this process. Raises AlreadyUp, StateError."""
         while self._lock is None:
@@ -146,11 +152,9 @@ class StateDir:
             os.close(fd)
 
     def clear(self) -> None:
-        """Remove the record, the socket and, where we hold it, the lock; the log stays for whoever reads it."""
+        """Remove the record and the socket; the log stays for whoever reads it."""
         for name in (RECORD, RECORD + ".new", CONTROL):
             self._remove(name)
-        if self._lock is not None:
-            self._remove(LOCK)
 
     def log(self) -> int:
         """Give a new, empty log file. Raises StateError."""
@@ -168,11 +172,12 @@ class StateDir:
         self._remove(CONTROL)
 
     def close(self) -> None:
-        """Let go of the directory and the lock."""
-        os.close(self.fd)
+        """Let go of the directory and the lock, which whoever holds it removes."""
         if self._lock is not None:
+            self._remove(LOCK)
             os.close(self._lock)
             self._lock = None
+        os.close(self.fd)
 
     def _openat(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd)

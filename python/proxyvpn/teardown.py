@@ -45,6 +45,8 @@ def condition(state: StateDir | None, here: Here, start_helper: Callable[[], Hel
         helper = start_helper()
         try:
             left = helper.status()
+        except AlreadyUp as error:
+            raise _elsewhere(error) from error
         finally:
             helper.end()
         return Condition("locked" if left.locked else "down", record=record, left=left.left, dropped=left.dropped)
@@ -87,11 +89,7 @@ def _clean_up(state: StateDir | None, start_helper: Callable[[], Helper], say: C
     try:
         reclaimed = helper.reclaim()
     except AlreadyUp as error:
-        raise AlreadyUp(
-            "a tunnel runs in this network namespace, with another state directory",
-            error.why,
-            "give the --state-dir that its `up` was given",
-        ) from error
+        raise _elsewhere(error) from error
     finally:
         helper.end()
     if state is not None:
@@ -101,6 +99,11 @@ def _clean_up(state: StateDir | None, start_helper: Callable[[], Helper], say: C
     for step in reclaimed.removed:
         say(f"removed: {step}")
     return _say_left(reclaimed.left, say)
+
+
+def _elsewhere(error: AlreadyUp) -> AlreadyUp:
+    what = "a tunnel runs in this network namespace, with another state directory"
+    return AlreadyUp(what, error.why, "give the --state-dir that its `up` was given")
 
 
 def _say_left(left: tuple[str, ...], say: Callable[[str], None]) -> Exit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from tests.netns.namespaces import Namespace
@@ -14,9 +15,11 @@ _COMMANDS = {
     "routes, IPv6": "ip -6 -d route show table all",
     "links": "ip -d link show",
     "addresses": "ip -d address show",
-    "nftables": "nft list ruleset",
-    "iptables": "iptables-save -t mangle 2>/dev/null | grep -v ^# || true",
-    "ip6tables": "ip6tables-save -t mangle 2>/dev/null | grep -v ^# || true",
+    "nftables": "nft --stateless list ruleset",
+    "iptables": "iptables-save 2>/dev/null | grep -v ^# || true",
+    "ip6tables": "ip6tables-save 2>/dev/null | grep -v ^# || true",
+    "iptables, legacy": "iptables-legacy-save 2>/dev/null | grep -v ^# || true",
+    "ip6tables, legacy": "ip6tables-legacy-save 2>/dev/null | grep -v ^# || true",
 }
 _MOVING = ("nf_conntrack_count", "stable_secret", "tcp_fastopen_key", "route/flush")
 
@@ -41,6 +44,20 @@ def difference(before: dict[str, str], after: dict[str, str]) -> str:
         if old != new and sorted(old) == sorted(new):
             lines.append(f"{name}: the order changed")
     return "\n".join(lines)
+
+
+def without_empty_tables(found: dict[str, str]) -> dict[str, str]:
+    """Leave out what the iptables programs make by being called at all: tables whose built-in chains hold nothing."""
+    kept = dict(found)
+    for name in (name for name in found if "tables" in name):
+        kept[name] = _EMPTY_NFT.sub("", _EMPTY_IPTABLES.sub("", found[name]))
+    return kept
+
+
+_EMPTY_IPTABLES = re.compile(r"^\*\w+\n(?::[A-Z]+ ACCEPT \[\d+:\d+\]\n)+COMMIT\n", re.MULTILINE)
+_EMPTY_NFT = re.compile(
+    r"^table ip6? \w+ \{\n(?:\tchain [A-Z]+ \{\n\t\ttype [^\n]*; policy accept;\n\t\}\n*)*\}\n", re.MULTILINE
+)
 
 
 def _sysctls() -> str:

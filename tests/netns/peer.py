@@ -2,6 +2,7 @@
 
     7   echo                          2222  banner first, then echo
     9   sink: reads to end of file, answers with "<count> <sha256>", closes
+    11  counted sink: reads "<count>\\n" and so many bytes, answers in the same way without waiting for the end
     19  source: reads "<count>\\n", sends so many bytes of the test stream, closes
     79  speaks first and half-closes, then reads to end of file, and writes the count to standard output
     8008  a proxy that is the far end as well: answers any CONNECT with 200, then echoes (one descriptor a flow)
@@ -22,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import cast
 
 BLOCK = random.Random(118).randbytes((1 << 18) - 8)
-ECHO, SINK, SOURCE, BANNER, HALF, CONNECT = 7, 9, 19, 2222, 79, 8008
+ECHO, SINK, SOURCE, BANNER, HALF, CONNECT, COUNTED = 7, 9, 19, 2222, 79, 8008, 11
 
 
 def stream(count: int) -> Iterator[bytes]:
@@ -46,6 +47,14 @@ async def _banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 async def _sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     digest, count = hashlib.sha256(), 0
     while piece := await reader.read(1 << 20):
+        digest.update(piece)
+        count += len(piece)
+    writer.write(f"{count} {digest.hexdigest()}\n".encode())
+
+
+async def _counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    wanted, count, digest = int(await reader.readline()), 0, hashlib.sha256()
+    while count < wanted and (piece := await reader.read(1 << 20)):
         digest.update(piece)
         count += len(piece)
     writer.write(f"{count} {digest.hexdigest()}\n".encode())
@@ -95,7 +104,15 @@ def _closing(serve: Serve) -> Serve:
 
 async def main() -> None:
     """Listen on all ports and serve for ever."""
-    served = {ECHO: _echo, SINK: _sink, SOURCE: _source, BANNER: _banner, HALF: _half, CONNECT: _connect}
+    served = {
+        ECHO: _echo,
+        SINK: _sink,
+        SOURCE: _source,
+        BANNER: _banner,
+        HALF: _half,
+        CONNECT: _connect,
+        COUNTED: _counted,
+    }
     for port, serve in served.items():
         await asyncio.start_server(_closing(serve), ["0.0.0.0", "::"], port, backlog=8192, limit=1 << 20)
     both = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)  # takes IPv4 too, as ::ffff:…

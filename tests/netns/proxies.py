@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.netns import wait
 from tests.netns.namespaces import Namespace, end
 from tests.netns.rig import MID4, MID6
 
@@ -65,6 +66,10 @@ class RunningProxy:
     @property
     def url6(self) -> str:
         return f"http://[{MID6}]:{self.port}"
+
+    def logged(self, part: str, start: int) -> str:
+        """Wait for a line with `part` after byte `start` of the log, which squid writes when a tunnel has ended."""
+        return wait.for_line(self.log, part, start=start)
 
     def log_size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0

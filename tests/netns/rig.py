@@ -167,9 +167,9 @@ def leak_filter(proxy_ports: tuple[int, ...] = (3128,)) -> str:
 
     Answers on connections that come in, neighbour discovery and allowed DNS are for each test to add.
     """
-    ports = " or ".join(f"tcp dst port {port}" for port in proxy_ports)
-    neighbours = "icmp6 and (ip6[40] == 133 or ip6[40] == 135 or ip6[40] == 136)"
-    return f"(ip or ip6) and not ((dst host {MID4} or dst host {MID6}) and ({ports})) and not ({neighbours})"
+    ports = [f"not ((dst host {MID4} or dst host {MID6}) and tcp dst port {port})" for port in proxy_ports]
+    neighbours = "not (icmp6 and (ip6[40] == 133 or ip6[40] == 135 or ip6[40] == 136))"
+    return " and ".join(["(ip or ip6)", *ports, neighbours])
 
 
 def open_fds(pid: int) -> int:

@@ -5,7 +5,6 @@ host: sockets of the test, `proxyvpn up` ---- mid: squid ---- world: echo, at 25
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -20,8 +19,7 @@ from tests.netns.up import Up, up
 pytestmark = pytest.mark.privileged
 
 AT_ONCE = 10_000
-SHORT = int(os.environ.get("PROXYVPN_SHORT_CONNECTIONS", "20000"))
-"""100,000 for the whole proof, which takes some minutes."""
+SHORT = 100_000
 
 
 def targets(count: int) -> Iterator[Target]:

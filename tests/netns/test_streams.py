@@ -12,7 +12,7 @@ import pytest
 
 from tests.netns import clients, proxies
 from tests.netns.internet import Internet
-from tests.netns.peer import ECHO, SINK, SOURCE
+from tests.netns.peer import COUNTED, ECHO, SOURCE
 from tests.netns.rig import RESOLVER4, WORLD4, WORLD6, Rig
 from tests.netns.up import Up, up
 
@@ -36,7 +36,8 @@ def test_refused_port_is_refused(carried: Up, bed: Rig, host: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_gibibyte_up_arrives_whole(carried: Up, bed: Rig) -> None:
-    with bed.host.connect(WORLD4, SINK) as sock:
+    with bed.host.connect(WORLD4, COUNTED) as sock:
+        sock.sendall(b"%d\n" % GIB)
         expected = clients.upload(sock, GIB)
         assert sock.makefile().readline() == expected
 

@@ -65,6 +65,7 @@ def test_bytes_that_come_with_the_200_are_kept(tunnel: Up, bed: Rig, honest: pro
 def test_program_that_finishes_first_still_gets_its_answer(tunnel: Up, bed: Rig, host: str) -> None:
     with bed.host.connect(host, SINK) as sock:
         expected = clients.upload(sock, 1_000_000)
+        sock.shutdown(socket.SHUT_WR)
         assert sock.makefile().readline() == expected
 
 

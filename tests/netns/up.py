@@ -16,8 +16,8 @@ from tests.netns import wait
 from tests.netns.namespaces import Namespace, end
 
 PROGRAM = str(Path(sys.executable).with_name("proxyvpn"))
-READY_AFTER: list[float] = []
-"""How long each `up` of this test run took to say so; conftest.py prints it."""
+READY_AFTER: list[tuple[float, str]] = []
+"""How long each `up` of this test run took to say so, and in which test; conftest.py prints it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,18 @@ class Up:
 
 
 @contextlib.contextmanager
-def up(host: Namespace, *options: str, env: dict[str, str] | None = None) -> Iterator[Up]:
+def up(host: Namespace, *options: str, env: dict[str, str] | None = None, before: tuple[str, ...] = ()) -> Iterator[Up]:
     """Run `proxyvpn up` until it is ready, and end it with Ctrl-C if it still runs afterwards."""
     number = len(list(host.home.glob("up-*.out")))
     out, err = host.home / f"up-{number}.out", host.home / f"up-{number}.err"
     begun = time.monotonic()
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        process = host.start(PROGRAM, "up", *options, stdout=stdout, stderr=stderr, env=environment(env))
+        process = host.start(*before, PROGRAM, "up", *options, stdout=stdout, stderr=stderr, env=environment(env))
     running = Up(process, out, err)
     try:
         wait.until(lambda: b"ready:" in out.read_bytes() or process.poll() is not None, "up says ready or ends", 20)
         assert process.poll() is None, f"up ended with {process.returncode}:\n{running.said()}"
-        READY_AFTER.append(time.monotonic() - begun)
+        READY_AFTER.append((time.monotonic() - begun, os.environ.get("PYTEST_CURRENT_TEST", "")))
         yield running
     finally:
         if process.poll() is None:

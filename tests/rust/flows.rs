@@ -1,18 +1,14 @@
 //! Connections from the SYN to the last acknowledgement, two TCP stacks back to back; see world.rs.
 
-#![allow(clippy::unwrap_used)]
-
-mod world;
-
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 
+use crate::world::{TARGET, TARGET6, Wire, World, bytes, read_some, write_some};
 use proptest::prelude::*;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Duration;
-use world::{TARGET, TARGET6, Wire, World, bytes, read_some, write_some};
 
 /// Send `up` and `down` through an open connection at the same time, each side ending when it has sent all.
 fn exchange(world: &mut World, handle: SocketHandle, stream: &TcpStream, up: &[u8], down: &[u8]) {

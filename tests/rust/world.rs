@@ -145,6 +145,12 @@ impl World {
         }
     }
 
+    /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
+    pub fn inject(&mut self, frame: &[u8]) {
+        // SAFETY: `frame` is readable for its length.
+        unsafe { libc::write(self.program.device.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
+    }
+
     /// Let the program open a connection.
     pub fn connect(&mut self, target: &str, local_port: u16) -> SocketHandle {
         self.program.connect(target.parse().unwrap(), local_port, 1 << 18)

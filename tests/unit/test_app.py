@@ -38,8 +38,8 @@ def state(tmp_path: Path) -> Iterator[StateDir]:
     found = StateDir.open(tmp_path / "state", create=True)
     assert found is not None
     found.lock()
-    yield found
-    found.close()
+    with found:
+        yield found
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def stage() -> Stage:
 
 
 def files(state: StateDir) -> set[str]:
-    return {entry.name for entry in state.path.iterdir()}
+    return {entry.name for entry in state.path.iterdir()} - {"lock"}
 
 
 def run(options: Options, state: StateDir, stage: Stage) -> ProxyvpnError | Exit:
@@ -196,18 +196,19 @@ def test_ctrl_c_before_ready_undoes_what_was_opened(state: StateDir, stage: Stag
 @pytest.mark.parametrize("options", [OPTIONS, KILLSWITCH])
 @pytest.mark.parametrize("step", [Start, Engage])
 def test_failed_start_is_rolled_back(state: StateDir, stage: Stage, options: Options, step: type) -> None:
-    stage.kernel.fail[step] = Ended() if step is Start else refused(Exit.ERROR, "the kernel refused")
+    stage.kernel.fail[step] = Ended() if step is Start else refused(Exit.ROLLED_BACK, "the kernel refused")
     outcome = run(options, state, stage)
     assert isinstance(outcome, RolledBack)
-    assert stage.kernel.asked[-1] == "Close"
+    assert stage.kernel.asked[-1] == ("Close" if step is Start else "Engage")
     assert files(state) == set()
 
 
 def test_failed_take_over_leaves_a_locked_machine_locked(state: StateDir, stage: Stage) -> None:
     stage.kernel.locked = True
-    stage.kernel.fail[Engage] = refused(Exit.ERROR, "the kernel refused")
+    stage.kernel.fail[Start] = Ended()
     assert isinstance(run(KILLSWITCH, state, stage), MachineLocked)
     assert "Close" not in stage.kernel.asked
+    assert "state.json" in files(state)
 
 
 def test_helper_that_dies_opening_is_cleaned_up_after_by_another(state: StateDir, stage: Stage) -> None:

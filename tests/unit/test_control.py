@@ -26,8 +26,8 @@ def state(tmp_path: Path) -> Iterator[StateDir]:
     deep = tmp_path / ("d" * 120)  # longer than sockaddr_un can hold
     found = StateDir.open(deep, create=True)
     assert found is not None
-    yield found
-    found.close()
+    with found:
+        yield found
 
 
 def test_running_up_reports(state: StateDir) -> None:
@@ -47,7 +47,8 @@ def test_teardown_ends_a_running_up(state: StateDir) -> None:
     assert running.outcome() is Exit.OK
     assert said == ["ended; 2 steps undone"]
     assert running.stage.kernel.asked[-1] == "Close"
-    assert list(state.path.iterdir()) == []
+    assert state.read() is None
+    assert control.connect(state) is None
 
 
 def test_silent_and_rude_clients_do_not_stop_the_service(state: StateDir) -> None:
@@ -114,7 +115,8 @@ def test_teardown_after_a_crash_prints_what_it_removed(state: StateDir) -> None:
     said: list[str] = []
     assert teardown.end(state, Kernel(left=("rule 5200", "route")).helper, said.append) is Exit.OK
     assert said == ["removed: rule 5200", "removed: route"]
-    assert list(state.path.iterdir()) == []
+    assert state.read() is None
+    assert control.connect(state) is None
 
 
 def test_teardown_works_without_a_record_and_with_a_corrupt_one(state: StateDir) -> None:

@@ -51,7 +51,6 @@ def test_second_holder_of_the_lock_is_refused(tmp_path: Path) -> None:
     first.lock()
     with pytest.raises(AlreadyUp):
         second.lock()
-    first.clear()
     first.close()
     second.lock()
 
@@ -61,8 +60,9 @@ def test_clear_leaves_an_empty_directory(tmp_path: Path) -> None:
     directory.lock()
     directory.write(RECORD)
     directory.clear()
-    assert list((tmp_path / "s").iterdir()) == []
     directory.clear()
+    directory.close()
+    assert list((tmp_path / "s").iterdir()) == []
 
 
 def test_missing_directory_is_none_unless_it_is_to_be_made(tmp_path: Path) -> None:

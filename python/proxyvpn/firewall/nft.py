@@ -123,7 +123,12 @@ def _module() -> Run | None:
         import nftables  # noqa: PLC0415
 
         there: Any = nftables.Nftables()
-        return lambda text: (lambda found: (int(found[0]), str(found[1]), str(found[2])))(there.cmd(text))
+
+        def run(text: str) -> tuple[int, str, str]:
+            status, output, errors = there.cmd(text)
+            return int(status), str(output), str(errors)
+
+        return run
     return None
 
 

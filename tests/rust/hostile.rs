@@ -1,0 +1,125 @@
+//! Packets that no kernel would send: none may panic, leave a flow behind, or be answered more than once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::world::{TARGET, World};
+use _tunstack::packet::{checksum, pseudo_sum};
+use proptest::prelude::*;
+use smoltcp::time::Duration;
+
+/// A TCP packet from the program's address, with right checksums.
+fn packet(source: IpAddr, target: IpAddr, ports: (u16, u16), flags: u8, numbers: (u32, u32), tail: &[u8]) -> Vec<u8> {
+    let options = tail.len().min(40) / 4 * 4;
+    let mut tcp = Vec::new();
+    tcp.extend(ports.0.to_be_bytes());
+    tcp.extend(ports.1.to_be_bytes());
+    tcp.extend(numbers.0.to_be_bytes());
+    tcp.extend(numbers.1.to_be_bytes());
+    tcp.extend([((5 + options / 4) << 4) as u8, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    tcp.extend(tail);
+    let (mut header, addresses) = match (source, target) {
+        (IpAddr::V4(source), IpAddr::V4(target)) => {
+            let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0];
+            header.extend(source.octets());
+            header.extend(target.octets());
+            header[2..4].copy_from_slice(&((20 + tcp.len()) as u16).to_be_bytes());
+            let sum = checksum(0, &header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            (header, [source.octets(), target.octets()].concat())
+        }
+        (IpAddr::V6(source), IpAddr::V6(target)) => {
+            let mut header = vec![0x60, 0, 0, 0, 0, 0, 6, 64];
+            header[4..6].copy_from_slice(&(tcp.len() as u16).to_be_bytes());
+            header.extend(source.octets());
+            header.extend(target.octets());
+            (header, [source.octets(), target.octets()].concat())
+        }
+        _ => unreachable!(),
+    };
+    let sum = checksum(pseudo_sum(&addresses, 6, tcp.len()), &tcp);
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    header.extend(tcp);
+    header
+}
+
+fn framed(packet: &[u8]) -> Vec<u8> {
+    [&[0; 10], packet].concat()
+}
+
+fn address4() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        Just(Ipv4Addr::new(10, 0, 0, 2)),
+        Just(Ipv4Addr::new(192, 0, 2, 1)),
+        Just(Ipv4Addr::UNSPECIFIED),
+        Just(Ipv4Addr::BROADCAST),
+        Just(Ipv4Addr::new(224, 0, 0, 1)),
+        any::<u32>().prop_map(Ipv4Addr::from),
+    ]
+    .prop_map(IpAddr::V4)
+}
+
+fn address6() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        Just("2001:db8::2".parse::<Ipv6Addr>().unwrap()),
+        Just(Ipv6Addr::UNSPECIFIED),
+        Just("ff02::1".parse().unwrap()),
+        any::<u128>().prop_map(Ipv6Addr::from),
+    ]
+    .prop_map(IpAddr::V6)
+}
+
+fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    prop_oneof![(address4(), address4()), (address6(), address6())]
+}
+
+/// Let the stack take what was injected and answer it; give how many packets it wrote.
+fn reaction(world: &mut World) -> u64 {
+    let before = world.stats.tun_written.get();
+    world.rest(Duration::from_millis(20));
+    world.stats.tun_written.get() - before
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_bytes_are_survived(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..200), 1..20)) {
+        let mut world = World::plain();
+        for frame in &frames {
+            world.inject(frame);
+        }
+        prop_assert!(reaction(&mut world) <= frames.len() as u64);
+        world.assert_empty();
+    }
+
+    #[test]
+    fn any_segment_is_answered_at_most_once(
+        (source, target) in addresses(), ports in any::<(u16, u16)>(), flags in any::<u8>(),
+        numbers in any::<(u32, u32)>(), tail in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let mut world = World::plain();
+        world.proxies.clear(); // every dial is refused
+        world.inject(&framed(&packet(source, target, ports, flags, numbers, &tail)));
+        prop_assert!(reaction(&mut world) <= 1);
+        world.assert_empty();
+    }
+
+    #[test]
+    fn segments_into_an_open_connection_are_survived(
+        segments in prop::collection::vec(
+            (any::<u8>(), -3i32..70_000, -3i32..70_000, prop::collection::vec(any::<u8>(), 0..80)), 1..20,
+        ),
+    ) {
+        let mut world = World::plain();
+        let (handle, _stream) = world.open(TARGET, 40000);
+        for (flags, sequence, acknowledgement, tail) in segments {
+            let (source, target) = ("10.0.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap());
+            let numbers = (sequence as u32, acknowledgement as u32);
+            world.inject(&framed(&packet(source, target, (40000, 443), flags, numbers, &tail)));
+        }
+        world.rest(Duration::from_millis(50));
+        world.socket(handle).abort();
+        world.rest(Duration::from_millis(50));
+        world.assert_empty();
+    }
+}

@@ -1,0 +1,7 @@
+//! The data plane as a whole, without a kernel's TUN and without time.
+
+#![allow(clippy::unwrap_used)]
+
+mod flows;
+mod hostile;
+mod world;

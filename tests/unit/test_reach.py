@@ -1,0 +1,120 @@
+"""Trying a proxy: over real sockets on loopback, which stands for the network here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from proxyvpn import reach
+from proxyvpn.errors import CredentialsRefused, ProxyUnreachable, UsageError
+from proxyvpn.proxy import Proxy
+from proxyvpn.reach import Interrupted, Place, Reached
+
+PROXY = Proxy("proxy.example", 3128, "ann", "hunter2")
+
+
+class Address:
+    """An endpoint that plan.Endpoint would refuse: loopback is this machine."""
+
+    address = ip_address("127.0.0.1")
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+
+def place(port: int) -> Place:
+    return Place(PROXY, Address(port))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def stop() -> Iterator[int]:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    yield reading
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_refused_connection_is_an_unreachable_proxy(closed_port: int, stop: int) -> None:
+    with pytest.raises(ProxyUnreachable, match="Connection refused"):
+        reach.attempt((place(closed_port),), stop)
+
+
+def test_silence_ends_at_the_limit(stop: int) -> None:
+    with socket.socket() as sock:  # a queue of one that is full: the next SYN is not answered
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        port = sock.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)), pytest.raises(ProxyUnreachable, match="no answer"):
+            reach.attempt((place(port),), stop, limit=0.05)
+
+
+def test_proxy_on_an_address_of_this_machine_is_refused(stop: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(UsageError, match="captured"):
+        reach.attempt((place(server.getsockname()[1]),), stop)
+
+
+def test_signal_interrupts_the_wait() -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.write(writing, b"\x02")
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(Interrupted):
+        reach.attempt((place(server.getsockname()[1]),), reading)
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("reply", "refused"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", True),
+        (b"HTTP/1.0 407\r\n\r\n", True),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nX: 407\r\n\r\n", False),
+        (b"\x00\x01", False),
+        (b"", False),
+    ],
+)
+def test_only_a_407_means_that_credentials_are_refused(stop: int, reply: bytes, refused: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(reply)
+        theirs.shutdown(socket.SHUT_WR)
+        reached = Reached(place(3128), ours, time.monotonic() + 5)
+        if refused:
+            with pytest.raises(CredentialsRefused, match="407") as caught:
+                reach.finish(reached, stop)
+            assert "hunter2" not in str(caught.value)
+        else:
+            reach.finish(reached, stop)
+
+
+def test_silent_proxy_is_given_the_benefit_of_the_doubt(stop: int) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        reach.finish(Reached(place(3128), ours, time.monotonic() + 0.01), stop)
+
+
+def test_name_gives_its_addresses_once_and_loopback_is_refused(stop: int) -> None:
+    with pytest.raises(UsageError, match="captured"):
+        reach.resolve((Proxy("localhost", 3128),), stop)
+
+
+def test_address_needs_no_resolver_and_keeps_the_order(stop: int) -> None:
+    threads = threading.active_count()
+    proxies = (Proxy("192.0.2.7", 1), Proxy("2001:db8::7", 2), Proxy("192.0.2.7", 1, "ann"))
+    found = reach.resolve(proxies, stop)
+    assert [str(each.endpoint) for each in found] == ["192.0.2.7:1", "[2001:db8::7]:2"]
+    assert found[0].proxy.user is None
+    assert threading.active_count() == threads
