@@ -25,9 +25,8 @@ const LANDLOCK: ABI = ABI::V6;
 pub fn enter(ports: &[u16]) -> Result<Vec<String>, Error> {
     give_up_privileges_of_programs()?;
     leave_no_core()?;
-    let missing = restrict_files_and_ports(ports)?;
-    restrict_system_calls()?;
-    Ok(missing.into_iter().collect())
+    let unrestricted = [restrict_files_and_ports(ports)?, restrict_system_calls()?];
+    Ok(unrestricted.into_iter().flatten().map(str::to_owned).collect())
 }
 
 /// Step 1. No program that this process might start gains anything. Must come before steps 3 and 4, which need it.
@@ -46,7 +45,7 @@ fn leave_no_core() -> Result<(), Error> {
 }
 
 /// Step 3. No file at all; TCP only to `ports`; no signal to, and no abstract socket of, anyone outside.
-fn restrict_files_and_ports(ports: &[u16]) -> Result<Option<String>, Error> {
+fn restrict_files_and_ports(ports: &[u16]) -> Result<Option<&'static str>, Error> {
     let failed = |error: landlock::RulesetError| Error::Sandbox("Landlock", io::Error::other(error));
     let ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))
@@ -58,20 +57,18 @@ fn restrict_files_and_ports(ports: &[u16]) -> Result<Option<String>, Error> {
     let status = ruleset.add_rules(rules).and_then(landlock::RulesetCreated::restrict_self).map_err(failed)?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => None,
-        RulesetStatus::PartiallyEnforced => {
-            Some("this kernel's Landlock cannot restrict all that it should".to_owned())
-        }
-        RulesetStatus::NotEnforced => {
-            Some("this kernel has no Landlock: files and ports are not restricted".to_owned())
-        }
+        RulesetStatus::PartiallyEnforced => Some("its Landlock cannot restrict all that it should"),
+        RulesetStatus::NotEnforced => Some("it has no Landlock: files and ports are not restricted"),
     })
 }
 
 /// Step 4. Only the system calls that the packet threads and the Python thread beside them make. Must be the last.
-fn restrict_system_calls() -> Result<(), Error> {
+fn restrict_system_calls() -> Result<Option<&'static str>, Error> {
     // glibc starts threads by clone3, whose flags a filter cannot see; told that it is missing, by clone.
-    install(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), SeccompAction::Allow, errno(libc::ENOSYS))?;
-    install(allowed()?, errno(libc::EPERM), SeccompAction::Allow)
+    let without_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let installed = install(without_clone3, SeccompAction::Allow, errno(libc::ENOSYS))?
+        && install(allowed()?, errno(libc::EPERM), SeccompAction::Allow)?;
+    Ok((!installed).then_some("it has no seccomp filters: system calls are not restricted"))
 }
 
 fn check(step: &'static str, result: libc::c_int) -> Result<(), Error> {
@@ -82,15 +79,25 @@ fn errno(number: libc::c_int) -> SeccompAction {
     SeccompAction::Errno(number as u32)
 }
 
+/// Install a filter; says whether this kernel can.
 fn install(
     rules: BTreeMap<i64, Vec<SeccompRule>>,
     otherwise: SeccompAction,
     matching: SeccompAction,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(seccomp)?;
     let filter = SeccompFilter::new(rules, otherwise, matching, arch).map_err(seccomp)?;
     let program: BpfProgram = filter.try_into().map_err(seccomp)?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|error| Error::Sandbox("seccomp", io::Error::other(error)))
+    match seccompiler::apply_filter_all_threads(&program) {
+        Ok(()) => Ok(true),
+        Err(seccompiler::Error::Seccomp(error)) if is_unknown(&error) => Ok(false),
+        Err(error) => Err(Error::Sandbox("seccomp", io::Error::other(error))),
+    }
+}
+
+/// What a kernel without CONFIG_SECCOMP_FILTER answers.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL))
 }
 
 fn seccomp(error: seccompiler::BackendError) -> Error {
