@@ -15,13 +15,11 @@ from __future__ import annotations
 import contextlib
 import enum
 import select
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Final
 
-from proxyvpn import control, plan, report, resolvers
+from proxyvpn import control, plan, report, resolvers, restarts
 from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.errors import Exit, MachineLocked, ProxyUnreachable, ProxyvpnError, RolledBack
@@ -32,11 +30,6 @@ from proxyvpn.reach import Interrupted, Place
 from proxyvpn.resolvers import Resolvers
 from proxyvpn.state import VERSION, Record, StateDir
 from proxyvpn.world import World
-
-RESTARTS: Final = 5
-RESTART_WINDOW: Final = 10.0
-TICK: Final = 5.0
-"""Seconds between two looks at resolv.conf."""
 
 
 class Phase(enum.Enum):
@@ -74,10 +67,9 @@ class Life:
         self._world = world
         self._phase = Phase.FRESH
         self._was_locked = False
-        self._restarts: list[float] = []
-        self._restart_count = 0
-        self._clients: dict[int, Channel] = {}
+        self._restarts = restarts.Restarts()
         self._control: control.Control | None = None
+        self._asked_to_end: Channel | None = None
         self._places: tuple[Place, ...] = ()
         self._resolvers = Resolvers(())
         self._record: Record | None = None
@@ -99,8 +91,8 @@ class Life:
 
     def release(self) -> None:
         """End the children (end of file does the rest) and hang up on everybody."""
-        for client in self._clients.values():
-            client.close()
+        if self._asked_to_end is not None:
+            self._asked_to_end.close()
         if self._control is not None:
             self._control.close()
         self._worker.end()
@@ -147,7 +139,10 @@ class Life:
                 world.finish(reached, world.stop)
         self._was_locked = left.locked
         if left.locked:
-            world.say("a killswitch was left behind by a crash; taking over without opening it")
+            going_on = (
+                "taking over without opening it" if self._options.killswitch else "it ends when this tunnel is up"
+            )
+            world.say(f"a killswitch was left behind by a crash; {going_on}")
 
     def _open(self, tunnel: Tunnel) -> tuple[str, tuple[int, ...]]:
         self._phase = Phase.OPEN
@@ -207,38 +202,27 @@ class Life:
     def _supervise(self) -> None:
         """Serve until a signal or a client asks to end. Raises when it cannot go on."""
         assert self._control is not None  # noqa: S101
+        look = time.monotonic() + self._world.look_every
         while True:
             poll = select.poll()
-            ours = (self._world.stop, self._helper.fileno(), self._worker.fileno(), self._control.fileno())
-            for fd in (*ours, *self._clients):
+            for fd in (self._world.stop, self._helper.fileno(), self._worker.fileno(), *self._control.filenos()):
                 poll.register(fd, select.POLLIN)
-            ready = {fd for fd, _ in poll.poll(TICK * 1000)}
+            ready = {fd for fd, _ in poll.poll(max(0.0, look - time.monotonic()) * 1000)}
             if self._world.stop in ready:
                 return
             if self._helper.fileno() in ready:
                 raise ChildGone("the helper process has ended", "", "its last lines above may say why")
             if self._worker.fileno() in ready:
                 self._replace_worker()
-            if self._control.fileno() in ready and (client := self._control.accept()):
-                self._clients[client.fileno()] = client
-            if any(self._serve(fd) for fd in ready & self._clients.keys()):
-                return
-            if not ready:
+            for client, question in self._control.questions(ready):
+                if isinstance(question, Down):
+                    self._asked_to_end = client
+                    return
+                with contextlib.closing(client):
+                    control.answer(client, self._report())
+            if time.monotonic() >= look:
                 self._follow_resolvers()
-
-    def _serve(self, fd: int) -> bool:
-        """Answer a client; True when it asks to end (it is then answered at the end)."""
-        client = self._clients[fd]
-        question = control.read_question(client)
-        if isinstance(question, Down):
-            return True
-        del self._clients[fd]
-        try:
-            if question is not None:
-                control.answer(client, self._report())
-        finally:
-            client.close()
-        return False
+                look = time.monotonic() + self._world.look_every
 
     def _report(self) -> Report:
         assert self._record is not None  # noqa: S101
@@ -255,7 +239,7 @@ class Life:
             bypass=record.bypass,
             killswitch=record.killswitch,
             since=record.since,
-            restarts=self._restart_count,
+            restarts=self._restarts.count,
             dropped=self._helper.status().dropped,
             notes=notes,
             counters=counters,
@@ -264,8 +248,8 @@ class Life:
     def _replace_worker(self) -> None:
         """Start a new worker on the same queues, again if need be: no route, rule or firewall moves."""
         while True:
-            ending = _ending(self._worker.end())
-            self._count_restart(ending)
+            ending = restarts.ending(self._worker.end())
+            self._restarts.died(time.monotonic(), ending)
             self._world.say(f"the worker process ended {ending}; starting a new one (open connections are reset)")
             self._worker = self._world.worker()
             queues = self._helper.attach()
@@ -276,21 +260,8 @@ class Life:
             else:
                 return
 
-    def _count_restart(self, ending: str) -> None:
-        now = time.monotonic()
-        self._restarts = [then for then in self._restarts if now - then < RESTART_WINDOW] + [now]
-        if len(self._restarts) > RESTARTS:
-            raise ProxyvpnError(
-                f"the worker process ended {len(self._restarts)} times within {RESTART_WINDOW:.0f} s",
-                f"the last time {ending}",
-                "the lines above may say why",
-            )
-        self._restart_count += 1
-
     def _follow_resolvers(self) -> None:
         """Let the resolvers of a changed resolv.conf through, too."""
-        if self._options.dns:
-            return
         found = _resolvers(self._options, self._world.read)
         if found.addresses == self._resolvers.addresses or not found.addresses:
             return
@@ -312,9 +283,8 @@ class Life:
         self._state.clear()
         for step in closed.left:
             self._world.say(f"left behind: {step}")
-        for client in self._clients.values():
-            control.answer(client, closed)
-        self._clients.clear()
+        if self._asked_to_end is not None:
+            control.answer(self._asked_to_end, closed)
         return Exit.ERROR if closed.left else Exit.OK
 
     def _fail(self, error: ProxyvpnError) -> ProxyvpnError:
@@ -377,12 +347,3 @@ def _outcome(closed: Closed) -> str:
     if closed.left:
         return f"left behind: {'; '.join(closed.left)}"
     return "everything was undone; TCP goes directly again"
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"by signal {-code}"
-    return f"with code {code}"

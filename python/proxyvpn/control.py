@@ -6,9 +6,12 @@ SOCK_SEQPACKET, one question and one answer a connection. Only root and the user
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +21,7 @@ from proxyvpn.messages import Ask, Down, Message
 from proxyvpn.state import StateDir
 
 ANSWER_LIMIT: Final = 1.0
+MOST_CLIENTS: Final = 16
 _UCRED: Final = struct.Struct("3i")
 
 
@@ -30,10 +34,11 @@ class Peer:
 
 
 class Control:
-    """The listening end, in a running `up`."""
+    """The listening end, in a running `up`, and the clients that have not asked yet."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
+        self._clients: dict[int, Channel] = {}
 
     @classmethod
     def listen(cls, state: StateDir) -> Control:
@@ -50,31 +55,47 @@ class Control:
         listener.setblocking(False)
         return cls(listener)
 
-    def fileno(self) -> int:
-        return self._listener.fileno()
+    def filenos(self) -> tuple[int, ...]:
+        """Give the descriptors to wait for."""
+        return (self._listener.fileno(), *self._clients)
 
-    def accept(self) -> Channel | None:
-        """Give the next client; None when there is none or when it may not ask."""
+    def questions(self, ready: set[int]) -> Iterator[tuple[Channel, Ask | Down]]:
+        """Give each readable client that asks something, which is then the caller's to answer and close."""
+        for fd in ready & self._clients.keys():
+            client = self._clients.pop(fd)
+            question = _read_question(client)
+            if question is None:
+                client.close()
+            else:
+                yield client, question
+        if self._listener.fileno() in ready:
+            self._accept()
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        """Take the next client in, unless it may not ask."""
         try:
             client, _ = self._listener.accept()
         except OSError:
-            return None
-        if peer(client).uid not in (0, os.geteuid()):
+            return
+        if peer(client).uid not in (0, os.geteuid()) or len(self._clients) >= MOST_CLIENTS:
             client.close()
-            return None
+            return
         channel = Channel(client)
         channel.settimeout(ANSWER_LIMIT)
-        return channel
-
-    def close(self) -> None:
-        self._listener.close()
+        self._clients[channel.fileno()] = channel
 
 
-def read_question(client: Channel) -> Ask | Down | None:
+def _read_question(client: Channel) -> Ask | Down | None:
     """Give what a readable client asks; None when it is to be dropped."""
     try:
         received = client.receive()
-    except (ProtocolError, TimeoutError):
+    except (ProtocolError, OSError):
         return None
     if received is None:
         return None
@@ -104,6 +125,34 @@ def connect(state: StateDir) -> tuple[Channel, Peer] | None:
         sock.close()
         raise StateError(f"the running proxyvpn cannot be asked ({state.path})", error.strerror or "") from error
     return Channel(sock), peer(sock)
+
+
+class Watched:
+    """A process of which only its end is of interest (pidfd_open(2))."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def wait(self, limit: float) -> None:
+        """Wait until it has ended, `limit` seconds at most."""
+        if self._fd is not None:
+            poll = select.poll()
+            poll.register(self._fd, select.POLLIN)
+            poll.poll(limit * 1000)
+
+
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[Watched]:
+    """Watch process `pid`, unless it is ourselves or cannot be seen from here."""
+    try:
+        fd = os.pidfd_open(pid) if pid not in (0, os.getpid()) else None
+    except OSError:
+        fd = None
+    try:
+        yield Watched(fd)
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def peer(sock: socket.socket) -> Peer:

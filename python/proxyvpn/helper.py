@@ -146,10 +146,13 @@ class Helper:
 
     def answer_status(self, _: Status) -> Answer:
         """Say what the kernel holds; of an earlier tunnel, when there is none of ours."""
-        if self.phase is Phase.FRESH:
-            self._kernel.claim()
-        left = self._kernel.left() if self.phase is Phase.FRESH else ()
-        return State(self.phase.value, self._kernel.dropped(), left, self._kernel.locked()), ()
+        if self.phase is not Phase.FRESH:
+            return State(self.phase.value, self._kernel.dropped(), (), self._kernel.locked()), ()
+        self._kernel.claim()
+        try:
+            return State("fresh", self._kernel.dropped(), self._kernel.left(), self._kernel.locked()), ()
+        finally:
+            self._kernel.release()
 
     def answer_close(self, _: Close) -> Answer:
         """Undo everything in reverse: the guard last, if there is one."""
@@ -160,8 +163,10 @@ class Helper:
     def answer_reclaim(self, _: Reclaim) -> Answer:
         """Remove what an earlier tunnel left."""
         self._kernel.claim()
-        removed, left = self._kernel.reclaim((), self._say_step)
-        return Reclaimed(removed, left), ()
+        try:
+            return Reclaimed(*self._kernel.reclaim((), self._say_step)), ()
+        finally:
+            self._kernel.release()
 
     def _open(self) -> tuple[plan.Tunnel, plan.Host]:
         if self._tunnel is None or self._host is None:
@@ -209,7 +214,7 @@ class Helper:
     def _rolled_back(self, error: ProxyvpnError) -> ProxyvpnError:
         """Undo what was begun and give the error to answer with; a machine that was locked before stays so."""
         self.phase = Phase.CLOSED
-        if self._was_locked:
+        if self._was_locked and self._kernel.locked():
             self._done.clear()
             return MachineLocked(
                 error.what, error.why, "the machine stays locked, as before: proxyvpn teardown opens it"

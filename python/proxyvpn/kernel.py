@@ -26,6 +26,9 @@ class Kernel(Protocol):
     def claim(self) -> None:
         """Hold this network namespace while the process lives. Raises AlreadyUp."""
 
+    def release(self) -> None:
+        """Let another tunnel have this network namespace."""
+
     def host(self, skip: int = 0) -> Host:
         """Give the facts that the steps depend on. `skip`: so many free names of links are passed over.
 
@@ -111,6 +114,9 @@ class RealKernel:
                 "another proxyvpn helper holds it",
                 "end that one first: proxyvpn teardown",
             ) from error
+
+    def release(self) -> None:
+        fcntl.flock(self._namespace, fcntl.LOCK_UN)
 
     def host(self, skip: int = 0) -> Host:
         if self._problem is not None:

@@ -249,7 +249,10 @@ def _tcp(family: int) -> tuple[Any, ...]:
 
 
 def _index(ifname: str) -> int:
-    return socket.if_nametoindex(ifname)
+    try:
+        return socket.if_nametoindex(ifname)
+    except OSError as error:  # Python gives it no number
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
 
 
 def _name(index: int) -> str:

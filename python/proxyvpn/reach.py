@@ -67,7 +67,7 @@ class _Lookup:
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
-        self.done = os.eventfd(0, os.EFD_CLOEXEC)
+        self.done = os.eventfd(0, os.EFD_CLOEXEC) if proxy.address is None else -1
         self.result: queue.SimpleQueue[tuple[IPAddress, ...] | str] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -81,8 +81,11 @@ class _Lookup:
     def wait(self, deadline: float, stop: int) -> tuple[IPAddress, ...]:
         if self.proxy.address is not None:
             return (self.proxy.address,)
-        _wait({self.done: select.POLLIN}, deadline, stop)
-        result = self.result.get() if not self.result.empty() else f"no answer within {LIMIT:.0f} s"
+        if _wait({self.done: select.POLLIN}, deadline, stop):
+            os.close(self.done)
+            result = self.result.get()
+        else:  # the thread may still write to its descriptor, which therefore stays
+            result = f"no answer within {LIMIT:.0f} s"
         if isinstance(result, str):
             raise ProxyUnreachable(
                 f"the proxy's name {self.proxy.host} does not resolve",
@@ -161,10 +164,11 @@ def finish(reached: Reached, stop: int) -> None:
             reply = sock.recv(64)
         except OSError:
             return
-    if re.match(rb"HTTP/1\.[01] 407\b", reply):
+    refusal = re.match(rb"HTTP/1\.[01] (40[17])\b", reply)  # 401 is what tinyproxy says to a wrong password
+    if refusal:
         raise CredentialsRefused(
             f"the proxy {reached.place.proxy} refuses the user or the password",
-            "it answered 407",
+            f"it answered {refusal[1].decode()}",
             "check --proxy-user and --proxy-password-file, or the user and password in the URL",
         )
 

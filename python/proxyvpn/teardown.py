@@ -19,6 +19,7 @@ from proxyvpn.state import StateDir
 
 ANSWER_LIMIT: Final = 12.0
 DOWN_LIMIT: Final = 15.0
+GONE_LIMIT: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,9 @@ def end(state: StateDir | None, start_helper: Callable[[], Helper], say: Callabl
 
 
 def _end_running(channel: Channel, peer: control.Peer, say: Callable[[str], None]) -> Exit:
-    closed = answer(channel, peer.pid, Down(), DOWN_LIMIT).message
+    with control.watched(peer.pid) as gone:
+        closed = answer(channel, peer.pid, Down(), DOWN_LIMIT).message
+        gone.wait(GONE_LIMIT)  # it still ends its children and lets go of the lock: a new `up` may follow at once
     if not isinstance(closed, Closed):
         raise ProtocolError(f"the running proxyvpn (pid {peer.pid}) answered with something else than an end")
     say(f"ended; {_count(closed.undone)} undone")

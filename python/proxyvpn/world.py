@@ -51,6 +51,8 @@ class World:
     identity: Identity
     stop: int
     """A descriptor that becomes readable when a signal asks to end."""
+    look_every: float = 5.0
+    """Seconds between two looks at resolv.conf."""
 
 
 def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:

@@ -21,7 +21,7 @@ def main() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     code = f"import sys; from proxyvpn.helper import main; sys.exit(main({ways!r}))"
     program = ["-c", code] if ways else ["-m", "proxyvpn.helper"]
-    helper = subprocess.Popen([sys.executable, "-I", *program], stdin=theirs, stdout=subprocess.DEVNULL)
+    helper = subprocess.Popen([sys.executable, "-I", *program], stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
     theirs.close()
     test.sendmsg(
         [str(helper.pid).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ours.fileno()]))]

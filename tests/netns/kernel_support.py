@@ -80,9 +80,9 @@ class Bed:
         self.home = home
         self.host = Namespace("host", home / "host")
         self.outside = Namespace("outside", home / "outside")
+        for ns in (self.host, self.outside):  # addresses at once, and nothing that comes by itself
+            ns.sh("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0")
         wire(self.host, "up0", self.outside, "down0")
-        for ns, link in ((self.host, "up0"), (self.outside, "down0")):
-            ns.sh(f"sysctl -qw net.ipv6.conf.{link}.accept_dad=0 net.ipv6.conf.{link}.router_solicitations=0")
         self.host.sh(f"ip address add {HOST}/24 dev up0; ip address add {HOST6}/64 dev up0 nodad")
         self.host.sh(f"ip route add default via {PROXY}; ip -6 route add default via {PROXY6}")
         for address in (PROXY, RESOLVER, BYPASS, ELSEWHERE):
@@ -127,7 +127,8 @@ class Bed:
 
     def dump(self) -> dict[str, str]:
         """Give all that the kernel of `host` holds; with the older firewall's tables, but for their counters."""
-        return {**dump(self.host), "iptables-legacy": self.host.sh(_LEGACY)}
+        found = {name: text for name, text in dump(self.host).items() if "legacy" not in name}
+        return {**found, "older firewall": self.host.sh(_LEGACY)}
 
 
 @contextlib.contextmanager

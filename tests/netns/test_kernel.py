@@ -21,7 +21,7 @@ import pytest
 
 from proxyvpn.channel import close_all
 from proxyvpn.children import Helper
-from proxyvpn.errors import AlreadyUp, ProtocolError
+from proxyvpn.errors import AlreadyUp, MachineLocked, ProxyvpnError, RolledBack
 from proxyvpn.messages import Engage, Status, Update
 from proxyvpn.plan import Endpoint
 from tests.netns import kernel_support as support
@@ -228,20 +228,50 @@ def test_descriptor_with_a_message_ends_the_helper_and_undoes(bed: Bed) -> None:
     before = bed.dump()
     helper, queues = engaged(bed, "libnftables", killswitch=False)
     helper.send(Status(), queues[:1])
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProxyvpnError, match="brought a descriptor"):
         helper.take(Engage)
     assert helper.end() == 1
     assert difference(before, bed.dump()) == ""
     close_all(queues)
 
 
-def test_failure_half_way_is_rolled_back(bed: Bed) -> None:
+def test_no_free_name_is_an_error_and_touches_nothing(bed: Bed) -> None:
     bed.host.sh("for n in 0 1 2 3 4 5 6 7 8 9; do ip link add pvpn$n type veth; done")
     before = bed.dump()
-    helper = bed.helper()
-    with pytest.raises(Exception, match="every name from pvpn0 to pvpn9 is taken"):
-        helper.open(tunnel(killswitch=True))
+    with pytest.raises(ProxyvpnError, match="every name from pvpn0 to pvpn9 is taken"):
+        bed.helper().open(tunnel(killswitch=True))
     assert difference(before, bed.dump()) == ""
+
+
+def test_missing_tun_node_is_an_error_and_touches_nothing(bed: Bed) -> None:
+    bed.host.sh("mount -t tmpfs tmpfs /dev/net")
+    before = bed.dump()
+    with pytest.raises(ProxyvpnError, match="there is no /dev/net/tun"):
+        bed.helper().open(tunnel(killswitch=True))
+    assert difference(before, bed.dump()) == ""
+
+
+def test_failure_half_way_is_rolled_back(bed: Bed) -> None:
+    bed.host.sh("mount --bind /dev/null /dev/net/tun")
+    before = bed.dump()
+    helper = bed.helper()
+    with pytest.raises(RolledBack, match="cannot be attached"):
+        helper.open(tunnel(killswitch=True))
+    assert "nft -f -" in helper.said(), "the guard had been there"
+    assert difference(before, bed.dump()) == ""
+    assert helper.end() == 0
+
+
+def test_failed_take_over_leaves_the_machine_locked(bed: Bed) -> None:
+    crashed, queues = engaged(bed, "libnftables", killswitch=True)
+    close_all(queues)
+    crashed.end()
+    bed.host.sh("mount --bind /dev/null /dev/net/tun")
+    helper = bed.helper()
+    with pytest.raises(MachineLocked, match="cannot be attached"):
+        helper.open(tunnel(killswitch=False))
+    helper.end()
+    assert bed.helper().status().locked
 
 
 def test_hidden_nftables_leads_to_iptables(bed: Bed) -> None:
@@ -309,6 +339,7 @@ def test_connections_that_came_in_go_on(bed: Bed, way: str, killswitch: bool) ->
         second.sendall(b"hello")
         assert later.recv(16) == b"hello"
         helper.close()
+        helper.end()
         close_all(queues)
 
 
@@ -337,7 +368,7 @@ def test_attach_gives_the_same_queues_again(bed: Bed) -> None:
 
 def begin(bed: Bed, address: str, port: int) -> None:
     """Send a SYN from `host`, without waiting for anything."""
-    sock = bed.own(bed.host.socket(family_of(address)))
+    sock = bed.own(bed.host.new_socket(family_of(address)))
     sock.setblocking(False)
     with pytest.raises(BlockingIOError):
         sock.connect((address, port))
@@ -345,12 +376,12 @@ def begin(bed: Bed, address: str, port: int) -> None:
 
 def udp(bed: Bed, address: str) -> socket.socket:
     """Give a UDP socket of `host` for the family of `address`."""
-    return bed.own(bed.host.socket(family_of(address), socket.SOCK_DGRAM))
+    return bed.own(bed.host.new_socket(family_of(address), socket.SOCK_DGRAM))
 
 
 def bound_udp(bed: Bed, address: str, port: int) -> socket.socket:
     """Give a UDP socket of `outside`."""
-    sock = bed.own(bed.outside.socket(family_of(address), socket.SOCK_DGRAM))
+    sock = bed.own(bed.outside.new_socket(family_of(address), socket.SOCK_DGRAM))
     sock.bind((address, port))
     sock.settimeout(3)
     return sock
@@ -358,7 +389,9 @@ def bound_udp(bed: Bed, address: str, port: int) -> socket.socket:
 
 def first_packet(queues: tuple[int, ...]) -> tuple[int, str, int]:
     """Give protocol, destination and port of the first SYN that comes out of the TUN."""
-    return wait.until(lambda: _read(queues), "a packet in the TUN", 3)
+    found = wait.until(lambda: _read(queues), "a packet in the TUN", 3)
+    assert found is not None
+    return found
 
 
 def _read(queues: tuple[int, ...]) -> tuple[int, str, int] | None:

@@ -96,6 +96,7 @@ class Kernel:
     opened: list[Open] = field(default_factory=list)
     started: list[Start] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
+    updated: threading.Event = field(default_factory=threading.Event)
     fail: dict[type, Exception | tuple[Message, tuple[int, ...]]] = field(default_factory=dict)
     locked: bool = False
     left: tuple[str, ...] = ()
@@ -130,6 +131,7 @@ class Kernel:
                 return State("engaged", 17, self.left, self.locked), ()
             case Update():
                 self.updates.append(message)
+                self.updated.set()
                 return Updated(), ()
             case Close():
                 return Closed(("step two", "step one"), ()), ()
@@ -165,6 +167,7 @@ class Stage:
     when_ready: Callable[[], None] = lambda: None
     files: dict[str, str] = field(default_factory=lambda: {"/etc/resolv.conf": "nameserver 192.0.2.53\n"})
     unreachable: Exception | None = None
+    look_every: float = 60.0
 
     def __post_init__(self) -> None:
         self.stop, self._signal = os.pipe2(os.O_CLOEXEC)
@@ -185,6 +188,7 @@ class Stage:
             ready=self._ready,
             identity=Identity(boot_id="boot", netns=7, pid=os.getpid(), worker_uid=0, queues=1),
             stop=self.stop,
+            look_every=self.look_every,
         )
 
     def _attempt(self, places: tuple[Place, ...], _: int) -> Reached:

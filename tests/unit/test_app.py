@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.unit.fakes import KILLSWITCH, OPTIONS, Ended, Stage, refused
 
-from proxyvpn import app, teardown
+from proxyvpn import app, restarts, teardown
 from proxyvpn.errors import (
     AlreadyUp,
     CredentialsRefused,
@@ -267,7 +267,7 @@ def test_worker_that_dies_again_and_again_is_given_up(
     stage.kernel.fail[Start] = stage.kernel.fail[Count] = Ended()
     running.condition()
     assert isinstance(running.outcome(), kind)
-    assert len(stage.kernel.workers) == 1 + app.RESTARTS
+    assert len(stage.kernel.workers) == 1 + restarts.MOST
 
 
 def test_helper_that_refuses_to_attach_ends_up(state: StateDir, stage: Stage) -> None:
@@ -276,6 +276,26 @@ def test_helper_that_refuses_to_attach_ends_up(state: StateDir, stage: Stage) ->
     stage.kernel.fail[Count] = Ended()
     running.condition()
     assert isinstance(running.outcome(), RolledBack)
+
+
+def test_changed_resolvers_are_let_through_while_up(state: StateDir, stage: Stage) -> None:
+    stage.look_every = 0.01
+    running = Running(KILLSWITCH, state, stage)
+    stage.files["/etc/resolv.conf"] = "nameserver 192.0.2.99\n"
+    assert stage.kernel.updated.wait(5)
+    assert running.end() is Exit.OK
+    assert [str(address) for address in stage.kernel.updates[0].resolvers] == ["192.0.2.99"]
+    assert str(stage.kernel.updates[0].proxies[0]) == "192.0.2.7:3128"
+    assert stage.kernel.asked.count("Update") == 1
+
+
+def test_resolvers_that_were_typed_are_not_followed(state: StateDir, stage: Stage) -> None:
+    stage.look_every = 0.0
+    running = Running(replace(OPTIONS, dns=(ip_address("192.0.2.1"),)), state, stage)
+    stage.files["/etc/resolv.conf"] = "nameserver 192.0.2.99\n"
+    running.condition()
+    assert running.end() is Exit.OK
+    assert stage.kernel.updates == []
 
 
 # Dry run.

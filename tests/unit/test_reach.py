@@ -80,6 +80,7 @@ def test_signal_interrupts_the_wait() -> None:
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", True),
         (b"HTTP/1.0 407\r\n\r\n", True),
+        (b"HTTP/1.0 401 Unauthorized\r\n\r\n", True),
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", False),
         (b"HTTP/1.1 200 OK\r\nX: 407\r\n\r\n", False),
         (b"\x00\x01", False),
@@ -93,7 +94,7 @@ def test_only_a_407_means_that_credentials_are_refused(stop: int, reply: bytes, 
         theirs.shutdown(socket.SHUT_WR)
         reached = Reached(place(3128), ours, time.monotonic() + 5)
         if refused:
-            with pytest.raises(CredentialsRefused, match="407") as caught:
+            with pytest.raises(CredentialsRefused, match=r"answered 40[17]") as caught:
                 reach.finish(reached, stop)
             assert "hunter2" not in str(caught.value)
         else:

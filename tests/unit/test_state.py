@@ -130,7 +130,7 @@ def test_full_disk_leaves_the_old_record(tmp_path: Path) -> None:
         b"null",
         b"\xff",
         b"[" * 60_000,
-        b"x" * (MAX_BYTES + 1),
+        json.dumps(asdict(RECORD)).encode() + b" " * MAX_BYTES,
         json.dumps({**asdict(RECORD), "more": 1}).encode(),
         json.dumps({**asdict(RECORD), "version": 2}).encode(),
         json.dumps({**asdict(RECORD), "version": True}).encode(),

@@ -1,0 +1,192 @@
+"""plan.py and the two texts below it: what would be done to a machine, compared with the files of golden/.
+
+`python -m tests.unit.test_plan` writes the files anew; then read the difference.
+"""
+
+from __future__ import annotations
+
+import itertools
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from proxyvpn import chains, plan, ruleset
+from proxyvpn.errors import UsageError
+from proxyvpn.plan import Connection, Endpoint, Host, Tunnel
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+PROXIES = (Endpoint(ip_address("192.0.2.10"), 3128), Endpoint(ip_address("2001:db8::10"), 8080))
+RESOLVERS = (ip_address("192.0.2.53"), ip_address("2001:db8::53"))
+BYPASS = (ip_network("10.0.0.0/8"), ip_network("10.1.0.0/16"), ip_network("192.0.2.7"), ip_network("fd00::/8"))
+EARLIER = (
+    Connection(ip_address("192.0.2.1"), 22, ip_address("198.51.100.7"), 50022),
+    Connection(ip_address("2001:db8::1"), 22, ip_address("2001:db8:7::7"), 50026),
+)
+CASES = {
+    "-".join(
+        ("killswitch" if killswitch else "open", "ipv6" if ipv6 else "ipv4-only")
+        + (("bypass",) if bypass else ())
+        + (("resolvers",) if resolvers else ())
+        + (("iptables",) if backend == "iptables" else ())
+    ): (
+        Tunnel(PROXIES, RESOLVERS if resolvers else (), BYPASS if bypass else (), killswitch, 2),
+        Host("pvpn0", ipv6, backend, EARLIER if resolvers else ()),
+    )
+    for killswitch, ipv6, bypass, resolvers, backend in itertools.product(
+        (True, False), (True, False), (True, False), (True, False), ("nft", "iptables")
+    )
+    if backend == "nft" or bypass == resolvers
+}
+
+
+def a_tunnel(**changed: object) -> Tunnel:
+    """Give an ordinary tunnel with some fields changed."""
+    fields = {"proxies": PROXIES, "resolvers": RESOLVERS, "bypass": BYPASS, "killswitch": True, "queues": 1}
+    return Tunnel(**{**fields, **changed})  # type: ignore[arg-type]
+
+
+def all_text(name: str) -> str:
+    """Give every step of a case as text."""
+    tunnel, host = CASES[name]
+    return "".join(f"{step.text}\n" for step in plan.steps(tunnel, host))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_are_those_of_the_golden_file(name: str) -> None:
+    assert all_text(name) == (GOLDEN / f"{name}.txt").read_text()
+
+
+def test_there_is_no_golden_file_without_a_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_can_be_said_on_one_line_each(name: str) -> None:
+    for step in plan.steps(*CASES[name]):
+        assert "\n" not in step.line and "\n" not in step.undo and step.line
+
+
+def test_with_the_killswitch_nothing_comes_before_the_firewall() -> None:
+    tunnel, host = CASES["killswitch-ipv6"]
+    assert isinstance(plan.opening(tunnel, host)[0], plan.Firewall)
+    assert not any(isinstance(step, plan.Firewall) for step in plan.engaging(tunnel, host))
+
+
+def test_without_the_killswitch_nothing_is_captured_before_the_way_exists() -> None:
+    tunnel, host = CASES["open-ipv6"]
+    assert not any(isinstance(step, plan.Firewall) for step in plan.opening(tunnel, host))
+    kinds = [type(step) for step in plan.engaging(tunnel, host)]
+    assert kinds.index(plan.Firewall) > max(
+        index for index, kind in enumerate(kinds) if kind in (plan.Route, plan.Rule)
+    )
+
+
+def test_there_is_never_a_moment_without_an_unreachable_route() -> None:
+    tunnel, host = CASES["killswitch-ipv6"]
+    routes = [step for step in plan.steps(tunnel, host) if isinstance(step, plan.Route)]
+    assert [route.ifname for route in routes] == ["", "pvpn0", "", "pvpn0"]
+
+
+def test_without_the_killswitch_a_dead_tunnel_means_direct_traffic() -> None:
+    text = all_text("open-ipv6-bypass-resolvers")
+    assert "unreachable" not in text.replace("icmpx type port-unreachable", "")
+    assert "policy drop" not in text and "mark 0x70767076 counter" not in text
+
+
+def test_the_kernel_without_ipv6_is_told_nothing_of_it() -> None:
+    text = all_text("killswitch-ipv4-only-bypass-resolvers")
+    assert "ip6" not in text and "ipv6" not in text and "ip -6" not in text and "2001:" not in text
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("proxies", ()),
+        ("proxies", PROXIES[:1] * 9),
+        ("resolvers", RESOLVERS[:1] * 9),
+        ("bypass", (ip_network("10.0.0.0/8"),) * 65),
+        ("bypass", (ip_network("0.0.0.0/0"),)),
+        ("bypass", (ip_network("::/0"),)),
+        ("bypass", (ip_network("0.0.0.0/1"), ip_network("128.0.0.0/1"))),
+        ("queues", 0),
+        ("queues", 5),
+    ],
+)
+def test_a_tunnel_that_makes_no_sense_is_refused(field: str, values: object) -> None:
+    with pytest.raises(UsageError):
+        a_tunnel(**{field: values})
+
+
+NOT_A_HOST = (
+    *("127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"),
+    *("fe80::1", "::ffff:192.0.2.1", "198.18.0.1", "fd70:7670:6e::1"),
+)
+
+
+@pytest.mark.parametrize("address", NOT_A_HOST)
+def test_an_address_that_is_no_host_elsewhere_is_neither_proxy_nor_resolver(address: str) -> None:
+    with pytest.raises(UsageError):
+        Endpoint(ip_address(address), 3128)
+    with pytest.raises(UsageError):
+        a_tunnel(resolvers=(ip_address(address),))
+
+
+def test_a_cloud_resolver_has_a_link_local_address_and_a_proxy_has_none() -> None:
+    a_tunnel(resolvers=(ip_address("169.254.169.253"),))
+    with pytest.raises(UsageError):
+        Endpoint(ip_address("169.254.169.253"), 3128)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, 70000])
+def test_a_port_that_is_none_is_refused(port: int) -> None:
+    with pytest.raises(UsageError):
+        Endpoint(ip_address("192.0.2.1"), port)
+
+
+def test_take_over_empties_every_set_and_deletes_no_chain() -> None:
+    tunnel, host = CASES["killswitch-ipv6-bypass-resolvers"]
+    text = ruleset.take_over(tunnel, host)
+    assert text.endswith(ruleset.text(tunnel, host))
+    assert "delete" not in text
+    declared = {line.split()[1] for line in ruleset.text(tunnel, host).splitlines() if line.startswith("    set ")}
+    flushed = {line.split()[-1] for line in text.splitlines() if line.startswith("flush set")}
+    assert flushed == declared and len(declared) == 10
+
+
+def test_iptables_take_over_adds_no_second_jump_and_removal_takes_every_one() -> None:
+    tunnel, host = CASES["killswitch-ipv6-bypass-resolvers-iptables"]
+    saved = _as_saved(chains.load(tunnel, host, 4, ""))
+    assert "-I " not in chains.load(tunnel, host, 4, saved)
+    removal = chains.removal(saved).splitlines()
+    assert sum(line.startswith("-D ") for line in removal) == 5
+    assert sum(line.startswith("-X ") for line in removal) == sum(line.startswith("-F ") for line in removal) == 6
+
+
+def test_iptables_removal_leaves_alone_what_is_not_ours() -> None:
+    foreign = (
+        "*mangle\n:OUTPUT ACCEPT [0:0]\n:OTHER - [0:0]\n-A OUTPUT -j OTHER\n-A OTHER -d 192.0.2.1 -j DROP\nCOMMIT\n"
+    )
+    assert chains.removal(foreign) == ""
+    assert chains.present(foreign) == ()
+    assert not chains.locked(foreign)
+
+
+def test_iptables_counts_what_guard_and_refuse_stopped() -> None:
+    counted = (
+        "[5:300] -A PROXYVPN_GUARD -j DROP\n[2:99] -A PROXYVPN_REFUSE -p tcp -j REJECT --reject-with tcp-reset\n"
+        "[7:7] -A PROXYVPN_GUARD -o lo -j RETURN\n[9:9] -A PROXYVPN_SHIELD -d 198.18.0.1/32 -j DROP\n"
+        "[1:1] -A OTHER -j DROP\n"
+    )
+    assert chains.dropped(counted) == 7
+
+
+def _as_saved(text: str) -> str:
+    """Give what iptables-save would say after `text` was loaded into empty tables (as far as chains.py reads it)."""
+    return text.replace("-I ", "-A ")
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for each in CASES:
+        (GOLDEN / f"{each}.txt").write_text(all_text(each))
