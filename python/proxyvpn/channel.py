@@ -70,12 +70,10 @@ class Channel:
         except ConnectionResetError:
             return None
         fds = _descriptors(ancillary)
+        if not packet and not fds:
+            return None
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ProtocolError("a message was cut")
-            if not packet and not fds:
-                return None
-            return Received(decode(packet), fds)
+            return Received(_decode(packet, flags), fds)
         except ProtocolError:
             close_all(fds)
             raise
@@ -88,6 +86,12 @@ def close_all(fds: tuple[int, ...]) -> None:
     """Close every descriptor of `fds`."""
     for fd in fds:
         os.close(fd)
+
+
+def _decode(packet: bytes, flags: int) -> Message:
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise ProtocolError("a message was cut")
+    return decode(packet)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:

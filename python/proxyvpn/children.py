@@ -51,7 +51,7 @@ _KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
 Answer = TypeVar("Answer", bound=Message)
 
 
-class ChildGone(ProxyvpnError):  # noqa: N818
+class ChildGone(ProxyvpnError):
     """One of our own processes ended, or does not answer."""
 
 

@@ -102,8 +102,10 @@ class KernelError(ProxyvpnError):
 
 _BY_CODE: dict[Exit, type[ProxyvpnError]] = {
     kind.code: kind
-    for kind in (UsageError, NotRunning, PrivilegeMissing, ProxyUnreachable, CredentialsRefused, AlreadyUp)
-    + (RolledBack, MachineLocked)
+    for kind in (
+        *(UsageError, NotRunning, PrivilegeMissing, ProxyUnreachable, CredentialsRefused, AlreadyUp),
+        *(RolledBack, MachineLocked),
+    )
 }
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
@@ -205,6 +204,7 @@ Message = (
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}
+_HINTS: Final[dict[type[Any], dict[str, Any]]] = {}
 
 
 def encode(message: Message) -> bytes:
@@ -240,7 +240,7 @@ def _pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return found
 
 
-def _no_ext(code: int, data: bytes) -> Any:
+def _no_ext(_code: int, _data: bytes) -> Any:
     raise ProtocolError("a message holds a msgpack extension type")
 
 
@@ -256,9 +256,10 @@ def _write(value: Any) -> Any:
     return _fields(value) if dataclasses.is_dataclass(value) else value
 
 
-@cache
 def _types(kind: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
 
 
 def _read(wanted: Any, value: Any, where: str) -> Any:

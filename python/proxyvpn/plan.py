@@ -190,7 +190,7 @@ class Rule:
         return self.text.replace(" add ", " del ")
 
 
-class NameTaken(KernelError):  # noqa: N818  (our errors are named by what failed)
+class NameTaken(KernelError):
     """Somebody else's link has the name."""
 
 

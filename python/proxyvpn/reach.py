@@ -28,7 +28,7 @@ REPLY_LIMIT: Final = 0.2
 """Seconds that a proxy has to answer 407; a proxy that checks credentials does so at once."""
 
 
-class Interrupted(ProxyvpnError):  # noqa: N818
+class Interrupted(ProxyvpnError):
     """A signal asked to end while something was waited for."""
 
 

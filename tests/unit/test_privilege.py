@@ -17,7 +17,7 @@ PASSWD = "root:x:0:0:root:/root:/bin/sh\nbroken line\nlate:x:61184:61184::/:/bin
 def status_after(code: str) -> dict[str, str]:
     """Run `code` in a child and give its /proc/self/status."""
     program = f"from proxyvpn import privilege\n{code}\nprint(open('/proc/self/status').read())"
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
 
@@ -81,7 +81,7 @@ def test_programs_get_what_was_kept_and_no_more() -> None:
     code += "print(subprocess.run(['grep', 'Cap', '/proc/self/status'], capture_output=True, text=True).stdout)\n"
     code += "raise SystemExit"
     program = f"from proxyvpn import privilege\n{code}"
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert {int(line.split()[1], 16) for line in done.stdout.splitlines() if line[3:6] in ("Prm", "Eff", "Bnd")} == {
         0x3000
     }
