@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 export PROXYVPN_PRIVILEGED_TESTS=1
-[ "$(id -u)" = 0 ] || exec sudo --preserve-env=PROXYVPN_PRIVILEGED_TESTS .venv/bin/python -m pytest -m privileged "$@"
-exec .venv/bin/python -m pytest -m privileged "$@"
+[ "$(id -u)" = 0 ] || exec sudo --preserve-env=PROXYVPN_PRIVILEGED_TESTS .venv/bin/python -m pytest -p no:cacheprovider -m privileged "$@"
+exec .venv/bin/python -m pytest -p no:cacheprovider -m privileged "$@"

@@ -26,6 +26,8 @@ from typing import Final
 
 from proxyvpn.errors import PrivilegeMissing
 
+CAP_SETGID: Final = 6
+CAP_SETUID: Final = 7
 CAP_NET_ADMIN: Final = 12
 CAP_NET_RAW: Final = 13
 
@@ -53,8 +55,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def keep_only(capabilities: Collection[int], uid: int = 0, programs: bool = False) -> None:
     """Keep `capabilities` (those of them that we have) and become `uid`; 0 means: stay who we are.
 
-    With `programs`, the bounding set keeps them too, so that a program started as root has them and no more. In a user
-    namespace that does not map `uid` we stay who we are, with the capabilities gone all the same.
+    With `programs`, the bounding set keeps them too, so that a program started as root has them and no more. Without the
+    right to change the uid, or in a user namespace that does not map `uid`, we stay who we are, with the capabilities
+    gone all the same.
     """
     _check_single_threaded()
     kept = [each for each in capabilities if has(each)]
@@ -113,13 +116,13 @@ def _dynamic(folder: Path) -> set[int]:
 
 
 def _become(uid: int) -> None:
+    if not (has(CAP_SETUID) and has(CAP_SETGID)):
+        return  # who may not become another is a plain user, or root in a container without these two
     _prctl(_PR_SET_KEEPCAPS, 1)
     try:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     except OSError:
-        if os.geteuid() != 0:  # only root can become another; who is not root is unprivileged already
-            return
         if uid in _mapped():
             raise
     finally:

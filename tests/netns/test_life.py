@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,28 @@ def test_dry_run_prints_and_changes_nothing(fresh: Rig, proxy: proxies.RunningPr
     assert done.returncode == 0, done.stderr
     assert "rule add" in done.stdout and "table inet proxyvpn" in done.stdout
     assert difference(before, dump(fresh.host)) == ""
+
+
+def credentials(pid: int) -> dict[str, str]:
+    """Give what /proc says about a process's rights."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def test_processes_hold_no_more_than_they_need(fresh: Rig, proxy: proxies.RunningProxy) -> None:
+    with up(fresh.host, *options(proxy, "--killswitch")) as running:
+        helper, worker = credentials(running.helper), credentials(running.worker)
+    for each in (helper, worker):
+        assert "0" not in each["Uid"].split()
+        assert (each["CapBnd"], each["CapInh"], each["CapAmb"], each["NoNewPrivs"]) == (
+            "0" * 16,
+            "0" * 16,
+            "0" * 16,
+            "1",
+        )
+    assert int(helper["CapEff"], 16) == int(helper["CapPrm"], 16) == 1 << 12, "CAP_NET_ADMIN alone"
+    assert int(worker["CapEff"], 16) == int(worker["CapPrm"], 16) == 0
+    assert worker["Seccomp"] == "2"
 
 
 @BOTH

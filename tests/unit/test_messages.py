@@ -141,9 +141,7 @@ def test_any_bytes_are_a_message_or_refused(packet: bytes) -> None:
         return
 
 
-@given(
-    st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4), st.lists)
-)
+@given(st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4), st.lists))
 def test_any_value_in_a_field_is_right_or_refused(value: Any) -> None:
     for name, field in (("Update", "resolvers"), ("Counters", "values"), ("Opened", "ifname")):
         try:
