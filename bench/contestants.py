@@ -78,8 +78,7 @@ def proxyvpn(place: Place) -> Iterator[Running]:
     begin = time.monotonic()
     command = (str(ROOT / ".venv/bin/proxyvpn"), "up", "--proxy", f"http://{PROXY}", "--dns", "10.99.0.1")
     with started(place, *command, "--state-dir", str(place.folder / "state")) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        line = process.stdout.readline() if process.stdout else ""
         if not line.startswith("ready:"):
             raise RuntimeError((place.folder / "log").read_text())
         yield Running(process, ready_seconds=time.monotonic() - begin)
@@ -96,7 +95,7 @@ def redsocks(place: Place) -> Iterator[Running]:
         f"redsocks {{ local_ip = 0.0.0.0; local_port = 12345; listenq = 4096; ip = {host}; port = {port};"
         " type = http-connect; }\n"
     )
-    rules = f"""table ip bench {{ chain out {{ type nat hook output priority dstnat; policy accept;
+    rules = f"""table ip bench {{ chain out {{ type nat hook output priority -100; policy accept;
         ip daddr {host} return
         ip daddr 127.0.0.0/8 return
         meta l4proto tcp redirect to :12345
@@ -116,7 +115,7 @@ def by_tun(place: Place, *command: str, mtu: int = 8500) -> Iterator[Running]:
     run(place, "ip", "tuntap", "add", "dev", "bench0", "mode", "tun")
     run(place, "ip", "address", "add", "198.18.0.1/15", "dev", "bench0")
     run(place, "ip", "link", "set", "bench0", "mtu", str(mtu), "txqueuelen", "1000", "up")
-    run(place, "ip", "route", "add", f"{ORIGIN.split(':')[0]}/32", "dev", "bench0", "congctl", "cubic")
+    run(place, "ip", "route", "add", f"{ORIGIN.split(':', maxsplit=1)[0]}/32", "dev", "bench0", "congctl", "cubic")
     try:
         with started(place, *command) as process:
             time.sleep(1.0)

@@ -41,9 +41,9 @@ from proxyvpn.plan import Address, Connection, IPAddress, Link, Neighbours, Rout
 _MAIN: Final = 254
 _NODAD: Final = 0x02
 _INCOMPLETE: Final = 0x01
-_CLOSED: Final = 7
 _LISTEN: Final = 10
-_EVERY_STATE: Final = 0x1FFF
+_LIVING: Final = 0x1FFF & ~(1 << 6 | 1 << 7)
+"""All states, as bits, but TIME-WAIT (6), of which there may be thousands that send nothing any more, and CLOSE (7)."""
 _RTN_UNREACHABLE: Final = 7
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -123,7 +123,7 @@ class Netlink:
         """Give the TCP connections whose local port has a listener: those that came in, as far as anyone can tell."""
         sockets = [each for _, family in _families() for each in _tcp(family)]
         listening = {each["idiag_sport"] for each in sockets if each["idiag_state"] == _LISTEN}
-        found = [_connection(each) for each in sockets if each["idiag_state"] not in (_LISTEN, _CLOSED)]
+        found = [_connection(each) for each in sockets if each["idiag_state"] != _LISTEN]
         return tuple(each for each in found if each.local_port in listening and not each.local.is_loopback)
 
     def _add_link(self, step: Link) -> None:
@@ -243,7 +243,7 @@ def _tcp(family: int) -> tuple[Any, ...]:
     diag = DiagSocket()
     try:
         diag.bind()
-        return tuple(diag.get_sock_stats(family=family, states=_EVERY_STATE))
+        return tuple(diag.get_sock_stats(family=family, states=_LIVING))
     finally:
         diag.close()
 

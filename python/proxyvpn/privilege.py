@@ -55,9 +55,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def keep_only(capabilities: Collection[int], uid: int = 0, programs: bool = False) -> None:
     """Keep `capabilities` (those of them that we have) and become `uid`; 0 means: stay who we are.
 
-    With `programs`, the bounding set keeps them too, so that a program started as root has them and no more. Without the
-    right to change the uid, or in a user namespace that does not map `uid`, we stay who we are, with the capabilities
-    gone all the same.
+    With `programs`, the bounding set keeps them too, so that a program started as root has them and no more. Without
+    the right to change the uid, or in a user namespace that does not map `uid`, we stay who we are, with the
+    capabilities gone all the same.
     """
     _check_single_threaded()
     kept = [each for each in capabilities if has(each)]

@@ -11,6 +11,10 @@ can send at will (an established socket answers it with an ACK, never with a SYN
 The guard sits in postrouting, since only there `oifname` is true: in the output hook it is stale for packets that the
 mark re-routes, and a program may have bound itself to a device. `refuse` only makes programs notice at once.
 
+Both what a program sends into the TUN and what the worker sends to the proxy are known to conntrack, and it would keep
+each for two minutes after its end: some hundred connections a second would fill its table, and then every packet of the
+machine is dropped. So what this machine originates is forgotten soon after its end, where the kernel can be told so.
+
 Built from ipaddress objects and constants only: text of a caller's would be a way to `include` files. See nft(8).
 """
 
@@ -25,6 +29,8 @@ from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, Tunnel, colla
 _SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
 _IN: Final = f"ct mark {INBOUND:#x}"
 _ELEMENTS_PER_LINE: Final = 4
+_AFTER_END: Final = 2
+"""Seconds for which conntrack remembers a connection of ours that has ended; its own values are 10 and 120."""
 _TYPES: Final = {
     "proxy": "type {0}_addr . inet_service",
     "resolver": "type {0}_addr",
@@ -111,7 +117,7 @@ def _both(host: Host, rule: str) -> list[str]:
 
 
 def _inet(tunnel: Tunnel, host: Host, filled: dict[str, tuple[str, ...]]) -> list[str]:
-    lines = [f"table inet {NFT_TABLE} {{", *_sets(host, filled), "    counter dropped { }"]
+    lines = [f"table inet {NFT_TABLE} {{", *_sets(host, filled), "    counter dropped { }", *_timeouts(host)]
     lines += _chain("shield", "type filter hook prerouting priority raw; policy accept;", _shield(host))
     lines += _chain("arrivals", "type filter hook prerouting priority mangle; policy accept;", _arrivals(host))
     lines += _chain("capture", "type route hook output priority mangle; policy accept;", _capture(host))
@@ -120,6 +126,21 @@ def _inet(tunnel: Tunnel, host: Host, filled: dict[str, tuple[str, ...]]) -> lis
     lines += _chain("refuse", "type filter hook output priority filter; policy accept;", refuse(host))
     lines += _chain("guard", f"type filter hook postrouting priority filter; policy {policy};", guard(host))
     return [*lines, "}"]
+
+
+def _timeouts(host: Host) -> list[str]:
+    if not host.timeouts:
+        return []
+    policy = f"policy = {{ close : {_AFTER_END}, time_wait : {_AFTER_END} }};"
+    kinds = ["ip" if version == 4 else "ip6" for version in _versions(host)]
+    return [f"    ct timeout soon_{kind} {{ protocol tcp; l3proto {kind}; {policy} }}" for kind in kinds]
+
+
+def _forget_soon(host: Host) -> list[str]:
+    """conntrack takes a time-out for what it has just seen first, and for nothing else."""
+    if not host.timeouts:
+        return []
+    return _both(host, 'ct state new meta nfproto ipv{v} ct timeout set "soon_{ip}"')
 
 
 def _arp() -> list[str]:
@@ -167,6 +188,7 @@ def _arrivals(host: Host) -> list[str]:
         f"ct direction reply {_SYN_ACK} {_set_in()}",
         f"{_IN} return",
         *_both(host, "{ip} daddr @bypass{v} return"),
+        *_forget_soon(host),
         f"meta mark set {MARK:#x}",
     ]
 
@@ -180,6 +202,7 @@ def _capture(host: Host) -> list[str]:
         f"ct direction reply {_SYN_ACK} {_set_in()}",
         *_both(host, "{ip} saddr . tcp sport . {ip} daddr . tcp dport @earlier{v} " + _set_in()),
         f"{_IN} return",
+        *_forget_soon(host),
         *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
         *_both(host, "tcp dport 53 {ip} daddr @resolver{v} return"),
         *_both(host, "{ip} daddr @bypass{v} return"),

@@ -77,12 +77,15 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The facts of the machine that the steps depend on. `backend` is how the firewall is loaded: nft or iptables."""
+    """The facts of the machine that the steps depend on. `backend` is how the firewall is loaded: nft or iptables;
+    `timeouts`: the kernel lets a ruleset set conntrack's time-outs (CONFIG_NF_CONNTRACK_TIMEOUT).
+    """
 
     ifname: str
     ipv6: bool
     backend: str = "nft"
     earlier: tuple[Connection, ...] = ()
+    timeouts: bool = True
 
 
 def check_resolvers(resolvers: tuple[IPAddress, ...]) -> None:

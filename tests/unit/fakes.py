@@ -45,7 +45,7 @@ from proxyvpn.reach import Place, Reached
 from proxyvpn.world import Identity, World
 
 
-class Ended(Exception):  # noqa: N818
+class Ended(Exception):
     """A fake process ends by itself."""
 
 

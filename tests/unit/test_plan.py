@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -55,6 +56,14 @@ def all_text(name: str) -> str:
 @pytest.mark.parametrize("name", CASES)
 def test_steps_are_those_of_the_golden_file(name: str) -> None:
     assert all_text(name) == (GOLDEN / f"{name}.txt").read_text()
+
+
+def test_kernel_without_conntrack_timeouts_gets_the_same_ruleset_but_for_them() -> None:
+    tunnel, host = CASES["killswitch-ipv6"]
+    known = ruleset.text(tunnel, host).splitlines()
+    unknown = ruleset.text(tunnel, dataclasses.replace(host, timeouts=False)).splitlines()
+    assert [line for line in known if "ct timeout" not in line] == unknown
+    assert len(known) - len(unknown) == 6
 
 
 def test_there_is_no_golden_file_without_a_case() -> None:

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from proxyvpn import ruleset
@@ -41,7 +42,17 @@ class Nft:
         self._do("list tables")
 
     def add(self, tunnel: Tunnel, host: Host) -> None:
-        """Load the ruleset in one transaction; with tables of ours there, they are emptied and filled in it."""
+        """Load the ruleset in one transaction; with tables of ours there, they are emptied and filled in it.
+
+        A kernel that knows no time-outs for conntrack is asked again without them: only whether they can be loaded
+        tells whether it does.
+        """
+        try:
+            self._load(tunnel, host)
+        except KernelError:
+            self._load(tunnel, replace(host, timeouts=False))
+
+    def _load(self, tunnel: Tunnel, host: Host) -> None:
         self._do(ruleset.take_over(tunnel, host) if self.present() else ruleset.text(tunnel, host))
 
     def remove(self) -> None:
