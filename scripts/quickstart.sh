@@ -18,7 +18,7 @@ esac
 
 if [ "${1:-}" != --built ]; then
     scripts/build.sh
-    need_packages curl iproute2 nftables
+    need_packages curl iproute2 nftables procps
     if [ "$(id -u)" != 0 ]; then
         say "network namespaces need root: sudo"
         exec sudo "$PWD/scripts/quickstart.sh" --built
@@ -38,6 +38,7 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
+trap 'echo "quickstart.sh: this failed: $BASH_COMMAND" >&2' ERR
 
 machine() { ip netns exec $MACHINE "$@"; }
 indented() { sed 's/^/    /'; }
