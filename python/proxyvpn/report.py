@@ -77,7 +77,7 @@ def as_text(found: Condition, now: int) -> str:
         if found.record is not None:
             lines += [f"it was for    {', then '.join(found.record.proxies)}"]
         if found.dropped:
-            lines += [f"dropped       {found.dropped} packets"]
+            lines += [f"dropped       {_packets(found.dropped)}"]
     else:
         lines = ["down: no tunnel is running"]
         if found.left:
@@ -105,7 +105,7 @@ def _running(report: Report, pid: int, now: int) -> list[str]:
     if report.bypass:
         lines.insert(4, f"bypass        {', '.join(report.bypass)}")
     if report.killswitch:
-        lines.append(f"dropped       {report.dropped} packets")
+        lines.append(f"dropped       {_packets(report.dropped)}")
     if report.restarts:
         lines.append(f"restarts      {report.restarts} of the worker; counters are since the last")
     return lines + [f"note          {note}" for note in report.notes]
@@ -127,3 +127,7 @@ def _size(number: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def _packets(number: int) -> str:
+    return "1 packet" if number == 1 else f"{number} packets"
