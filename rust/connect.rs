@@ -93,7 +93,7 @@ impl Connect {
     fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
         for (index, &byte) in bytes.iter().enumerate() {
             self.head.push(byte);
-            if byte == b'\n' && (self.head.ends_with(b"\r\n\r\n") || self.head.ends_with(b"\n\n")) {
+            if byte == b'\n' && (self.head.ends_with(b"\n\r\n") || self.head.ends_with(b"\n\n")) {
                 return (index + 1, true);
             }
             if self.head.len() > MAX_HEADER {
@@ -203,6 +203,8 @@ mod tests {
         opens_after(b"HTTP/1.1 204\r\n\r\n", 16);
         opens_after(b"HTTP/1.1 201 Created\r\nA: b\r\n\r\n\r\n\r\n", 30);
         opens_after(b"HTTP/1.1 200 OK\n\nx", 17);
+        opens_after(b"HTTP/1.1 200 OK\nA: b\n\r\nx", 23);
+        opens_after(b"HTTP/1.1 200 OK\r\nA: b\r\n\nx", 24);
     }
 
     #[test]

@@ -25,6 +25,9 @@ const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to take what the proxy sent before it broke the connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a program to learn that its connect() has succeeded, before a RST of the proxy would make it fail after all.
+const SETTLE_TIME: Duration = Duration::from_millis(20);
+
 /// A connection.
 pub struct Flow {
     syn: Segment,
@@ -34,7 +37,11 @@ pub struct Flow {
     body: Body,
     /// Bytes of the stream that came with the proxy's reply, until there is a socket for them.
     early: Vec<u8>,
+    /// From when on a RST may be sent to the program.
+    settled: Instant,
     deadline: Option<Instant>,
+    /// Connections to proxies begun so far.
+    pub dials: u32,
     /// The timer entry now live; kept by the stack.
     pub armed: Option<Instant>,
     /// Whether the stack has this flow on its list; kept by the stack.
@@ -71,7 +78,9 @@ impl Flow {
             ready: Ready::default(),
             body: Body::Attempt(Box::new(attempt)),
             early: Vec::new(),
+            settled: now,
             deadline: None,
+            dials: 0,
             armed: None,
             listed: false,
         };
@@ -93,6 +102,16 @@ impl Flow {
     /// Take note of what the upstream socket is ready for.
     pub fn wake(&mut self, ready: Ready) {
         self.ready.add(ready);
+    }
+
+    /// Say whether the program has reset the connection. In the handshake smoltcp answers that by listening again.
+    pub fn is_over(&mut self) -> bool {
+        self.link().is_some_and(|link| matches!(link.socket().state(), State::Closed | State::Listen))
+    }
+
+    /// Say whether `segment` is the SYN of another connection: a connect() that is given up sends no RST.
+    pub fn is_superseded_by(&self, segment: &Segment) -> bool {
+        segment.opens() && segment.sequence != self.syn.sequence
     }
 
     /// Give the offered packet to this flow's socket; false where there is none yet.
@@ -161,6 +180,7 @@ impl Flow {
         match attempt.dial(&shared.proxies) {
             Ok(upstream) => {
                 self.upstream = Some(upstream);
+                self.dials += 1;
                 let share = CONNECT_TIMEOUT / shared.proxies.len() as u32;
                 self.deadline = Some(now + share.max(CONNECT_TIMEOUT_MIN));
                 self.send_request(now, wire, shared);
@@ -213,7 +233,7 @@ impl Flow {
         match self.phase {
             Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
             Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
-            Phase::Draining => self.abort(),
+            Phase::Severed | Phase::Draining => self.abort(),
             _ => {}
         }
     }
@@ -254,6 +274,7 @@ impl Flow {
         shared.stats.flows_open_now.up();
         if accepted {
             shared.stats.flows_opened.up();
+            self.settled = now + SETTLE_TIME;
             self.step(Event::Accepted);
         } else {
             // a SYN that the stack does not take: from a group address, say
@@ -272,7 +293,10 @@ impl Flow {
         if self.ready.broken && self.phase == Phase::UpstreamDone {
             self.lose_upstream(shared);
         }
-        if self.phase == Phase::Draining && self.link().is_some_and(|link| link.socket().send_queue() == 0) {
+        if self.phase == Phase::Draining
+            && self.settled <= now
+            && self.link().is_some_and(|link| link.socket().send_queue() == 0)
+        {
             self.abort();
         }
         let Body::Link(link) = &mut self.body else { return Served::Gone };
@@ -292,9 +316,12 @@ impl Flow {
     /// Move bytes towards the program; says whether there may be more.
     fn download(&mut self, shared: &mut Shared) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
-        let upstream = self.upstream.as_ref().filter(|_| matches!(self.phase, Phase::Open | Phase::ClientDone));
+        let upstream =
+            self.upstream.as_ref().filter(|_| matches!(self.phase, Phase::Open | Phase::ClientDone | Phase::Severed));
         let end = link.download(upstream, &mut self.ready, &shared.stats);
         match end {
+            // the error was told when bytes could not be sent
+            End::Eof if self.phase == Phase::Severed => self.lose_upstream(shared),
             End::Eof => {
                 link.socket().close();
                 self.step(Event::UpstreamEof);
@@ -317,6 +344,12 @@ impl Flow {
                 upstream.finish();
                 self.step(Event::ClientFin);
             }
+            End::Broken if self.phase == Phase::Open => {
+                // what the proxy sent before is still to be read
+                self.ready.add(Ready { hangup: true, ..Ready::default() });
+                self.step(Event::SendFailed);
+                return true;
+            }
             End::Broken => self.lose_upstream(shared),
             End::Full | End::Empty | End::Turn => {}
         }
@@ -327,7 +360,6 @@ impl Flow {
     fn lose_upstream(&mut self, shared: &mut Shared) {
         shared.stats.flows_reset_by_proxy.up();
         self.upstream = None;
-        self.deadline = None;
         self.step(Event::UpstreamReset);
     }
 
@@ -342,7 +374,8 @@ impl Flow {
     fn look_for_the_end(&mut self, settled: bool, shared: &mut Shared) {
         let Some(link) = self.link() else { return };
         let socket = link.socket();
-        let (state, unread) = (socket.state(), socket.can_recv());
+        let (state, can_recv) = (socket.state(), socket.can_recv());
+        let unread = can_recv && !matches!(self.phase, Phase::Severed | Phase::Draining);
         match self.phase {
             Phase::Resetting if settled => self.step(Event::Sent),
             Phase::BothDone if state == State::Closed || (state == State::TimeWait && settled) => {
@@ -353,7 +386,7 @@ impl Flow {
             Phase::BothDone => self.upstream = None,
             // what came before a RST is for the proxy; what came before the last FIN, all the more
             Phase::Resetting => {}
-            _ if state == State::Closed && !unread => {
+            _ if matches!(state, State::Closed | State::Listen) && !unread => {
                 shared.stats.flows_reset_by_client.up();
                 self.step(Event::ClientReset);
                 if let Some(upstream) = self.upstream.take() {
@@ -366,14 +399,13 @@ impl Flow {
 
     /// Give the time of the stack's next timer, and set the deadline of a phase that has one.
     fn next_look(&mut self, now: Instant, wire: &mut Wire) -> Option<Instant> {
-        if self.phase == Phase::Draining && self.deadline.is_none() {
+        let breaking = matches!(self.phase, Phase::Severed | Phase::Draining);
+        if breaking && self.deadline.is_none() {
             self.deadline = Some(now + DRAIN_TIMEOUT);
         }
+        let settled = Some(self.settled).filter(|&settled| breaking && settled > now);
         let timer = self.link().and_then(|link| link.next_timer(now, wire));
-        match (timer, self.deadline) {
-            (Some(timer), Some(deadline)) => Some(timer.min(deadline)),
-            (timer, deadline) => timer.or(deadline),
-        }
+        [timer, self.deadline, settled].into_iter().flatten().min()
     }
 
     fn link(&mut self) -> Option<&mut Link> {

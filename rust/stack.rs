@@ -96,12 +96,20 @@ impl Stack {
     fn take_segment(&mut self, segment: Segment, packet: std::ops::Range<usize>, now: Instant) {
         let Some(&index) = self.table.get(&segment.tuple) else { return self.take_unknown(segment, packet, now) };
         let Some(flow) = self.flows[index as usize].flow.as_mut() else { return };
-        self.wire.device.offer(packet);
+        if segment.opens() && flow.is_over() {
+            // the program has reset it and uses its port again, before the proxy was told
+            self.table.remove(&segment.tuple);
+            return self.begin(segment, packet, now);
+        }
+        self.wire.device.offer(packet.clone());
         if flow.ingress(now, &mut self.wire) {
             self.enlist(index);
-        } else if segment.has(flag::RST) {
+        } else if segment.has(flag::RST) || flow.is_superseded_by(&segment) {
             flow.abandon(&mut self.shared);
             self.forget(index);
+            if segment.opens() {
+                self.begin(segment, packet, now);
+            }
         }
     }
 
@@ -128,15 +136,17 @@ impl Stack {
         self.table.insert(syn.tuple, index);
         let place = &mut self.flows[index as usize];
         place.flow = Some(Box::new(flow));
-        self.watch(index, None);
+        self.watch(index, 0);
         self.enlist(index);
     }
 
-    /// Ask the caller to watch the flow's descriptor, if it is not `known`.
-    fn watch(&mut self, index: u32, known: Option<RawFd>) {
+    /// Ask the caller to watch the flow's descriptor, if it has dialled since its `known` dials. The number of the
+    /// descriptor would not tell: the kernel gives that of the one just closed again.
+    fn watch(&mut self, index: u32, known: u32) {
         let place = &self.flows[index as usize];
-        if let Some(fd) = place.flow.as_ref().and_then(|flow| flow.descriptor())
-            && Some(fd) != known
+        if let Some(flow) = &place.flow
+            && flow.dials != known
+            && let Some(fd) = flow.descriptor()
         {
             self.dials.push((fd, token(place.turn, index)));
         }
@@ -199,7 +209,7 @@ impl Stack {
         let Some(flow) = &mut place.flow else { return };
         self.second.count(&mut place.served);
         flow.listed = false;
-        let known = flow.descriptor();
+        let known = flow.dials;
         match flow.serve(now, &mut self.wire, &mut self.shared) {
             Served::Until(Some(at)) => {
                 flow.armed = Some(self.timers.arm(token(place.turn, index), at, flow.armed));
@@ -243,7 +253,9 @@ impl Stack {
 
     fn forget(&mut self, index: u32) {
         let place = &mut self.flows[index as usize];
-        if let Some(flow) = place.flow.take() {
+        if let Some(flow) = place.flow.take()
+            && self.table.get(flow.tuple()) == Some(&index)
+        {
             self.table.remove(flow.tuple());
         }
         place.turn = place.turn.wrapping_add(1);
@@ -252,7 +264,7 @@ impl Stack {
 
     /// Give the number of flows, of timers, and of slots in use.
     pub fn usage(&self) -> (usize, usize, usize) {
-        (self.table.len(), self.timers.len(), self.shared.rings.used())
+        (self.flows.len() - self.free.len(), self.timers.len(), self.shared.rings.used())
     }
 }
 

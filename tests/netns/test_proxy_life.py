@@ -41,6 +41,17 @@ def test_second_proxy_takes_over(bed: Rig, world: Internet) -> None:
             assert second.requests
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 503 Busy\r\n\r\n", b"220 ftp\r\n", b""])
+def test_second_proxy_is_asked_where_the_first_refuses(bed: Rig, world: Internet, answer: bytes) -> None:
+    with (
+        proxies.scripted(bed.mid, lambda _head: answer, port=8084) as first,
+        proxies.scripted(bed.mid, port=8085) as second,
+        up(bed.host, "--proxy", first.url4, "--proxy", second.url4, "--dns", RESOLVER4),
+    ):
+        assert clients.curl(bed.host, f"http://{WORLD4}/").stdout == PAGE
+        assert first.requests and second.requests
+
+
 @pytest.mark.parametrize("how", ["in the URL", "by option and file"])
 def test_password_is_sent_and_never_shown(bed: Rig, world: Internet, how: str) -> None:
     word = "p%40ss:w/rd"

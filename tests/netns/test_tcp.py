@@ -6,7 +6,9 @@ host: sockets of the test, `proxyvpn up` ---- mid: squid, or a proxy whose answe
 from __future__ import annotations
 
 import errno
+import json
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +17,7 @@ from tests.netns import clients, proxies, wait
 from tests.netns.internet import Internet
 from tests.netns.peer import BANNER, ECHO, HALF, SINK
 from tests.netns.rig import RESOLVER4, WORLD4, WORLD6, Rig
-from tests.netns.up import Up, up
+from tests.netns.up import Up, proxyvpn, up
 
 pytestmark = pytest.mark.privileged
 
@@ -109,6 +111,34 @@ def test_connect_line_names_address_and_port(tunnel: Up, bed: Rig, honest: proxi
         line, rest = honest.requests[-1].split(b"\r\n", 1)
         assert line == f"CONNECT {name}:{ECHO} HTTP/1.1".encode()
         assert f"host: {name}:{ECHO}\r\n".encode() in rest.lower()
+
+
+def test_connect_that_is_given_up_leaves_nothing(tunnel: Up, bed: Rig, honest: proxies.ScriptedProxy) -> None:
+    begun, given_up = len(honest.requests), threading.Event()
+    honest.answer = lambda head: proxies.honest(head) if given_up.wait(10) else b""
+    with bed.host.new_socket() as sock:
+        sock.setblocking(False)
+        assert sock.connect_ex((WORLD4, ECHO)) == errno.EINPROGRESS
+        wait.until(lambda: len(honest.requests) > begun, "the proxy is asked")
+    given_up.set()
+    wait.until(lambda: flows_now(bed) == 0, "no flow is left")
+    assert f":{honest.port} " not in bed.mid.sh(f"ss -Htn state established sport = :{honest.port}")
+
+
+def flows_now(bed: Rig) -> int:
+    """Give the number of flows that `status` knows."""
+    counters = json.loads(proxyvpn(bed.host, "status", "--json").stdout)["counters"]
+    return int(counters["flows_connecting_now"]) + int(counters["flows_open_now"])
+
+
+def test_port_is_used_again_right_after_a_reset(tunnel: Up, bed: Rig) -> None:
+    for _ in range(50):
+        with bed.host.new_socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("0.0.0.0", 9000))
+            sock.connect((WORLD4, ECHO))
+            assert clients.echoes(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
 def test_reset_of_the_program_closes_the_far_end(tunnel: Up, bed: Rig, world: Internet) -> None:

@@ -150,6 +150,20 @@ fn dead_proxy_is_passed_over_and_the_program_notices_nothing() {
 }
 
 #[test]
+fn proxy_that_refuses_or_does_not_answer_is_passed_over() {
+    for answer in [&b"HTTP/1.1 403 Forbidden\r\n\r\n"[..], b"220 ftp\r\n", b""] {
+        let mut world = World::new(2, 65535, Wire::default());
+        let handle = world.connect(TARGET, 40000);
+        let (mut first, _) = world.request(0);
+        first.write_all(answer).unwrap();
+        let (mut second, _) = world.request(1);
+        second.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        world.until("connected", |world| world.socket(handle).state() == State::Established);
+        assert_eq!(world.stats.proxy_failovers.get(), 1);
+    }
+}
+
+#[test]
 fn bytes_that_come_with_the_reply_are_kept() {
     let mut world = World::plain();
     let handle = world.connect(TARGET, 40000);
@@ -212,6 +226,78 @@ fn reset_of_the_program_resets_the_proxy() {
 }
 
 #[test]
+fn reset_in_answer_to_the_held_back_syn_ack_ends_the_flow() {
+    let mut world = World::plain();
+    let handle = world.connect(TARGET, 40000);
+    let (mut stream, _) = world.request(0);
+    world.program.sockets.remove(handle); // close() in SYN-SENT: the kernel sends nothing, and forgets
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let mut seen = Ok(false);
+    world.until("the proxy sees it", |_| {
+        seen = read_some(&stream, &mut Vec::new());
+        seen != Ok(false)
+    });
+    assert_eq!(seen, Err(ErrorKind::ConnectionReset));
+    world.assert_empty();
+    assert_eq!(world.stats.flows_reset_by_client.get(), 1);
+}
+
+#[test]
+fn connect_that_is_given_up_makes_room_for_the_next_from_its_port() {
+    let mut world = World::plain();
+    let handle = world.connect(TARGET, 40000);
+    let (first, _) = world.request(0);
+    world.program.sockets.remove(handle);
+    let (_, _second) = world.open(TARGET, 40000);
+    assert_eq!(read_some(&first, &mut Vec::new()), Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn port_is_used_again_in_the_moment_of_the_reset() {
+    let mut world = World::plain();
+    let (handle, first) = world.open(TARGET, 40000);
+    world.socket(handle).send_slice(b"before").unwrap();
+    world.step();
+    world.socket(handle).abort();
+    world.program_acts(); // RST and SYN are in the TUN before the stack looks
+    world.program.sockets.remove(handle);
+    let (_, second) = world.open(TARGET, 40000);
+    let mut got = Vec::new();
+    let mut seen = Ok(false);
+    world.until("the proxy sees the reset", |_| {
+        seen = read_some(&first, &mut got);
+        seen != Ok(false)
+    });
+    assert_eq!((&got[..], seen), (&b"before"[..], Err(ErrorKind::ConnectionReset)));
+    assert_eq!(read_some(&second, &mut got), Ok(false));
+    assert_eq!(world.stack.usage().0, 1, "flows");
+}
+
+#[test]
+fn bytes_before_a_reset_arrive_though_the_program_still_sends() {
+    let mut world = World::plain();
+    let (handle, mut stream) = world.open(TARGET, 40000);
+    let (down, mut sent) = (bytes(3_000_000, 5), 0);
+    world.until("more than the rings hold is sent", |_| {
+        write_some(&stream, &down, &mut sent);
+        sent == down.len()
+    });
+    world.socket(handle).send_slice(b"one").unwrap();
+    world.rest(Duration::from_secs(1));
+    stream.flush().unwrap();
+    reset(stream);
+    world.socket(handle).send_slice(b"two").unwrap();
+    world.rest(Duration::from_secs(1));
+    let mut got = Vec::new();
+    world.until("reset", |world| {
+        got.extend(received(world.socket(handle)));
+        world.socket(handle).state() == State::Closed
+    });
+    assert!(got.len() > 1 << 21 && got == down[..got.len()], "{} bytes", got.len());
+    world.assert_empty();
+}
+
+#[test]
 fn reset_of_the_proxy_resets_the_program_after_the_bytes_before_it() {
     let mut world = World::plain();
     let (handle, mut stream) = world.open(TARGET, 40000);
@@ -225,6 +311,25 @@ fn reset_of_the_proxy_resets_the_program_after_the_bytes_before_it() {
     world.until("reset", |world| world.socket(handle).state() == State::Closed);
     world.assert_empty();
     assert_eq!(world.stats.flows_reset_by_proxy.get(), 1);
+}
+
+#[test]
+fn connect_has_succeeded_for_a_moment_before_a_reset_follows() {
+    let mut world = World::plain();
+    let handle = world.connect(TARGET, 40000);
+    let (mut stream, _) = world.request(0);
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nlast words").unwrap();
+    reset(stream);
+    world.until("connected", |world| world.socket(handle).state() == State::Established);
+    let begin = world.now;
+    let mut got = Vec::new();
+    world.until("reset", |world| {
+        got.extend(received(world.socket(handle)));
+        world.socket(handle).state() == State::Closed
+    });
+    assert_eq!(got, b"last words");
+    assert!((world.now - begin).total_millis() >= 15);
+    world.assert_empty();
 }
 
 #[test]

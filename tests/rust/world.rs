@@ -43,7 +43,15 @@ pub struct World {
     pub notes: Arc<Notes>,
     pub program: Program,
     pub proxies: Vec<TcpListener>,
-    watched: Vec<(RawFd, u64)>,
+    watched: Vec<Watched>,
+}
+
+/// What epoll(7) would watch: a descriptor, its token, and the socket that it was, whose end ends the watch even when
+/// the number is given again.
+struct Watched {
+    fd: RawFd,
+    token: u64,
+    socket: Option<u64>,
 }
 
 /// The program's side: its interface and its sockets.
@@ -75,10 +83,16 @@ impl World {
         while self.stack.read_packet(self.now).unwrap() {}
         self.report_readiness();
         self.stack.serve(self.now);
-        self.watched.extend(self.stack.dials());
+        let watch = |(fd, token)| Watched { fd, token, socket: inode(fd) };
+        self.watched.extend(self.stack.dials().map(watch));
         self.stack.unstick();
         self.program.poll(self.now);
         self.now += Duration::from_millis(1);
+    }
+
+    /// Let the program act alone: what it sends waits in the TUN.
+    pub fn program_acts(&mut self) {
+        self.program.poll(self.now);
     }
 
     /// Step until `done`; where nothing happens for long, time jumps to the next timer. Panics after many steps.
@@ -126,14 +140,13 @@ impl World {
     }
 
     fn report_readiness(&mut self) {
-        // SAFETY: fcntl on a number; a descriptor that was closed answers EBADF.
-        self.watched.retain(|(fd, _)| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
+        self.watched.retain(|watched| watched.socket.is_some() && inode(watched.fd) == watched.socket);
         let events = libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP;
         let mut polled: Vec<libc::pollfd> =
-            self.watched.iter().map(|(fd, _)| libc::pollfd { fd: *fd, events, revents: 0 }).collect();
+            self.watched.iter().map(|watched| libc::pollfd { fd: watched.fd, events, revents: 0 }).collect();
         // SAFETY: `polled` is valid for its length; no time is spent.
         unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, 0) };
-        for (poll, (_, token)) in polled.iter().zip(&self.watched) {
+        for (poll, watched) in polled.iter().zip(&self.watched) {
             let has = |flags| poll.revents & flags != 0;
             let ready = Ready {
                 readable: has(libc::POLLIN),
@@ -141,7 +154,7 @@ impl World {
                 hangup: has(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR),
                 broken: has(libc::POLLHUP | libc::POLLERR),
             };
-            self.stack.wake(*token, ready);
+            self.stack.wake(watched.token, ready);
         }
     }
 
@@ -265,6 +278,15 @@ fn stack(queue: OwnedFd, proxies: &[TcpListener], stats: &Arc<Stats>, notes: &Ar
     let proxies = proxies.iter().map(address).collect();
     let shared = Shared::new(proxies, MEMORY, Arc::clone(stats), Arc::clone(notes)).unwrap();
     Stack::new(Device::new(queue, Arc::clone(stats)), shared, 7, now)
+}
+
+/// Give the number of the socket behind a descriptor; None when it was closed.
+fn inode(fd: RawFd) -> Option<u64> {
+    // SAFETY: all zeroes is a valid `stat`, which the call fills in.
+    unsafe {
+        let mut found: libc::stat = std::mem::zeroed();
+        (libc::fstat(fd, &raw mut found) == 0).then_some(found.st_ino)
+    }
 }
 
 fn listener() -> TcpListener {
