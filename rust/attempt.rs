@@ -5,7 +5,10 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
+use smoltcp::time::Instant;
+
 use crate::connect::{self, Connect, Verdict};
+use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::shared::Proxy;
 use crate::upstream::{Ready, Upstream};
@@ -22,6 +25,8 @@ pub struct Attempt {
     first: usize,
     pub tried: usize,
     pub proxy: usize,
+    /// Whether the connection was made before it was needed: it may have been hung up on since.
+    pub warm: bool,
     request: Vec<u8>,
     sent: usize,
     reply: Connect,
@@ -36,20 +41,37 @@ impl Attempt {
             first,
             tried: 0,
             proxy: 0,
+            warm: false,
             request: Vec::new(),
             sent: 0,
             reply: Connect::default(),
         }
     }
 
-    /// Begin to connect to the next of `proxies`.
-    pub fn dial(&mut self, proxies: &[Proxy]) -> Result<Upstream, Refusal> {
+    /// Take a connection to the next of `proxies` from the pool, or begin one.
+    pub fn dial(&mut self, proxies: &[Proxy], pool: &mut Pool, now: Instant) -> Result<Upstream, Refusal> {
         self.proxy = (self.first + self.tried) % proxies.len();
         self.tried += 1;
-        let proxy = &proxies[self.proxy];
+        let warm = pool.take(self.proxy, now);
+        self.warm = warm.is_some();
+        self.begin(&proxies[self.proxy], warm)
+    }
+
+    /// Begin a connection to the same proxy once more, in the place of one that was hung up on in the pool.
+    pub fn dial_again(&mut self, proxies: &[Proxy]) -> Result<Upstream, Refusal> {
+        self.warm = false;
+        self.begin(&proxies[self.proxy], None)
+    }
+
+    fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
         self.request = connect::request(self.target, &proxy.authorization);
         (self.sent, self.reply) = (0, Connect::default());
-        Upstream::dial(proxy.address).map_err(Refusal::of_dial)
+        warm.map_or_else(|| Upstream::dial(proxy.address), Ok).map_err(Refusal::of_dial)
+    }
+
+    /// Say whether the proxy has hung up before it could know of this request.
+    pub fn was_hung_up(&self, refusal: &Refusal) -> bool {
+        self.warm && !self.reply.begun() && matches!(refusal, Refusal::Closed | Refusal::Unreachable(_))
     }
 
     /// Send what the kernel takes of the request; says whether any of it has gone, which tells that there is a

@@ -40,8 +40,9 @@ pub struct Flow {
     /// From when on a RST may be sent to the program.
     settled: Instant,
     deadline: Option<Instant>,
-    /// Connections to proxies begun so far.
+    /// Connections to proxies begun so far, and when the last one was.
     pub dials: u32,
+    dialled: Instant,
     /// The timer entry now live; kept by the stack.
     pub armed: Option<Instant>,
     /// Whether the stack has this flow on its list; kept by the stack.
@@ -81,6 +82,7 @@ impl Flow {
             settled: now,
             deadline: None,
             dials: 0,
+            dialled: now,
             armed: None,
             listed: false,
         };
@@ -176,11 +178,21 @@ impl Flow {
 
     fn dial(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         let Body::Attempt(attempt) = &mut self.body else { return };
+        let dialled = attempt.dial(&shared.proxies, &mut shared.pool, now);
+        if attempt.warm {
+            shared.stats.pool_hits.up();
+        }
+        self.ask_by(dialled, now, wire, shared);
+    }
+
+    /// Send the request by a new connection, now or when there is one.
+    fn ask_by(&mut self, dialled: Result<Upstream, Refusal>, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         self.ready = Ready::default();
-        match attempt.dial(&shared.proxies) {
+        match dialled {
             Ok(upstream) => {
                 self.upstream = Some(upstream);
                 self.dials += 1;
+                self.dialled = now;
                 let share = CONNECT_TIMEOUT / shared.proxies.len() as u32;
                 self.deadline = Some(now + share.max(CONNECT_TIMEOUT_MIN));
                 self.send_request(now, wire, shared);
@@ -204,6 +216,9 @@ impl Flow {
         let (Body::Attempt(attempt), Some(upstream)) = (&mut self.body, &self.upstream) else { return };
         match attempt.send(upstream, &mut self.ready) {
             Ok(true) if self.phase == Phase::Dialing => {
+                if !attempt.warm {
+                    shared.pool.measured(attempt.proxy, now - self.dialled);
+                }
                 self.deadline = Some(now + REPLY_TIMEOUT);
                 self.step(Event::Connected);
             }
@@ -240,7 +255,13 @@ impl Flow {
 
     /// Go on to the next proxy, or refuse the connection to the program.
     fn fail(&mut self, refusal: &Refusal, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        let Body::Attempt(attempt) = &self.body else { return };
+        let Body::Attempt(attempt) = &mut self.body else { return };
+        if attempt.was_hung_up(refusal) {
+            shared.stats.pool_stale.up();
+            let dialled = attempt.dial_again(&shared.proxies);
+            self.step(Event::Retry);
+            return self.ask_by(dialled, now, wire, shared);
+        }
         let (proxy, tried) = (attempt.proxy, attempt.tried);
         shared.note_refusal(refusal, self.syn.tuple.destination, proxy, now);
         if let Some(upstream) = self.upstream.take() {

@@ -9,6 +9,7 @@ pub mod flow;
 pub mod link;
 pub mod packet;
 pub mod phase;
+pub mod pool;
 pub mod refusal;
 pub mod relay;
 pub mod rings;

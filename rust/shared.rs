@@ -8,9 +8,11 @@ use smoltcp::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::packet::FourTuple;
+use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::rings::{Rings, Slot};
 use crate::stats::{Notes, Stats};
+use crate::upstream::Upstream;
 
 /// After so long the first proxy is tried first again.
 const PREFER_AGAIN: Duration = Duration::from_secs(30);
@@ -29,6 +31,7 @@ pub struct Proxy {
 pub struct Shared {
     /// In the order in which they are tried; never empty.
     pub proxies: Vec<Proxy>,
+    pub pool: Pool,
     pub rings: Rings,
     pub stats: Arc<Stats>,
     pub notes: Arc<Notes>,
@@ -45,7 +48,17 @@ impl Shared {
     /// Begin with nothing in use, on a machine (or a share of one) with `memory` bytes.
     pub fn new(proxies: Vec<Proxy>, memory: u64, stats: Arc<Stats>, notes: Arc<Notes>) -> Result<Shared, Error> {
         let (rings, hasher) = (Rings::new(memory)?, RandomState::new());
-        Ok(Shared { proxies, rings, stats, notes, preferred: (0, None), recent: vec![None; RECENT], hasher, busy: 0 })
+        Ok(Shared {
+            proxies,
+            pool: Pool::default(),
+            rings,
+            stats,
+            notes,
+            preferred: (0, None),
+            recent: vec![None; RECENT],
+            hasher,
+            busy: 0,
+        })
     }
 
     /// Give the index of the proxy to try first.
@@ -63,6 +76,16 @@ impl Shared {
         }
         let address = self.proxies[proxy].address;
         self.notes.add(refusal.kind(), now, || refusal.text(target, address));
+    }
+
+    /// Close what has been in the pool for long, and make what is expected to be wanted soon.
+    pub fn tend_pool(&mut self, now: Instant) {
+        while let Some(proxy) = self.pool.wants(now) {
+            match Upstream::dial(self.proxies[proxy].address) {
+                Ok(upstream) => self.pool.give(upstream, now),
+                Err(_) => break, // those who need one will be told why
+            }
+        }
     }
 
     /// Take rings that suit the number of busy flows.

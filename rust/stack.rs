@@ -192,6 +192,7 @@ impl Stack {
         for index in std::mem::take(&mut self.list) {
             self.serve_one(index, now);
         }
+        self.shared.tend_pool(now);
     }
 
     fn expire(&mut self, token: u64) {
@@ -229,7 +230,7 @@ impl Stack {
 
     /// Give the time at which `serve` will have something to do.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.shared.pool.next()].into_iter().flatten().min()
     }
 
     /// Reset every connection.

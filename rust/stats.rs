@@ -63,6 +63,10 @@ counters! {
     refused_descriptors,
     /// Connects for which there was no memory left.
     refused_memory,
+    /// Connects for which a connection to the proxy was at hand.
+    pool_hits,
+    /// Of these, those whose connection the proxy had hung up on.
+    pool_stale,
     /// Attempts that went on to the next proxy.
     proxy_failovers,
     /// Segments of connections that this stack does not know; answered with RST.

@@ -96,6 +96,14 @@ impl Upstream {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
+    /// Say whether the far end has said nothing yet, not even goodbye.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = 0u8;
+        // SAFETY: one byte is writable.
+        let received = unsafe { libc::recv(self.fd.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
+        received < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+    }
+
     /// Tell the proxy that no more bytes come (half-close).
     pub fn finish(&self) {
         // SAFETY: plain system call. A failure means that the connection is gone, which shows when it is read.

@@ -374,7 +374,7 @@ fn ports_can_be_used_again_at_once() {
 fn segments_of_a_connection_that_is_not_known_are_reset() {
     let mut world = World::plain();
     let (handle, _stream) = world.open(TARGET, 40000);
-    world.replace_stack();
+    world.replace_stack(0);
     world.socket(handle).send_slice(b"are you there?").unwrap();
     world.until("reset", |world| world.socket(handle).state() == State::Closed);
     assert!(world.stats.unknown_segments.get() >= 1);
@@ -393,6 +393,22 @@ fn many_flows_at_once_keep_their_bytes_apart() {
     }
     world.assert_empty();
     assert_eq!(world.stats.flows_finished.get(), 100);
+}
+
+#[test]
+fn connection_at_hand_is_used_and_one_that_was_hung_up_on_is_replaced() {
+    let mut world = World::plain();
+    world.replace_stack(1);
+    let handle = world.connect(TARGET, 40000);
+    let (stream, request) = world.request(0);
+    assert!(request.starts_with("CONNECT 192.0.2.1:443"), "{request}");
+    assert_eq!((world.stats.pool_hits.get(), world.stats.pool_stale.get()), (1, 0));
+    drop(stream); // the proxy hangs up without a word: it may not have seen the request
+    let (mut stream, again) = world.request(0);
+    assert_eq!(again, request);
+    assert_eq!((world.stats.pool_stale.get(), world.notes.take().len()), (1, 0));
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    world.until("connected", |world| world.socket(handle).state() == State::Established);
 }
 
 proptest! {

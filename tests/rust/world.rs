@@ -15,7 +15,7 @@ use _tunstack::device::{Device, HEADER};
 use _tunstack::shared::{Proxy, Shared};
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
-use _tunstack::upstream::Ready;
+use _tunstack::upstream::{Ready, Upstream};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -68,7 +68,7 @@ impl World {
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
         let listeners: Vec<TcpListener> = (0..proxies).map(|_| listener()).collect();
         let now = Instant::from_secs(1000);
-        let stack = stack(ours, &listeners, &stats, &notes, now);
+        let stack = stack(ours, &listeners, 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
         World { now, stack, stats, notes, program, proxies: listeners, watched: Vec::new() }
     }
@@ -132,10 +132,11 @@ impl World {
     }
 
     /// Put a new stack, which knows no connection, in the place of the one there is: a worker was replaced.
-    pub fn replace_stack(&mut self) {
+    /// It has `warm` connections to the first proxy at hand.
+    pub fn replace_stack(&mut self, warm: usize) {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
-        self.stack = stack(queue, &self.proxies, &self.stats, &self.notes, self.now);
+        self.stack = stack(queue, &self.proxies, warm, &self.stats, &self.notes, self.now);
         self.watched.clear();
     }
 
@@ -273,10 +274,21 @@ fn xorshift(state: &mut u32) -> u32 {
     x
 }
 
-fn stack(queue: OwnedFd, proxies: &[TcpListener], stats: &Arc<Stats>, notes: &Arc<Notes>, now: Instant) -> Stack {
+fn stack(
+    queue: OwnedFd,
+    proxies: &[TcpListener],
+    warm: usize,
+    stats: &Arc<Stats>,
+    notes: &Arc<Notes>,
+    now: Instant,
+) -> Stack {
     let address = |proxy: &TcpListener| Proxy { address: proxy.local_addr().unwrap(), authorization: Vec::new() };
     let proxies = proxies.iter().map(address).collect();
-    let shared = Shared::new(proxies, MEMORY, Arc::clone(stats), Arc::clone(notes)).unwrap();
+    let mut shared = Shared::new(proxies, MEMORY, Arc::clone(stats), Arc::clone(notes)).unwrap();
+    for _ in 0..warm {
+        let upstream = Upstream::dial(shared.proxies[0].address).unwrap();
+        shared.pool.give(upstream, now);
+    }
     Stack::new(Device::new(queue, Arc::clone(stats)), shared, 7, now)
 }
 

@@ -1,0 +1,183 @@
+//! Connections to the proxy that are made before they are needed: a connect then costs no round trip to it.
+//!
+//! Only for a proxy that is a while away, since at no distance there is nothing to gain; only as many as the connects of
+//! late let expect to be used soon; and none for long: proxies hang up on connections that say nothing, and write a line
+//! into their log. A connection that was hung up on meanwhile shows when it is used, and is replaced by a fresh one.
+
+use std::collections::VecDeque;
+
+use smoltcp::time::{Duration, Instant};
+
+use crate::upstream::Upstream;
+
+/// A proxy that takes less than this to accept a connection is near.
+const FAR: Duration = Duration::from_millis(2);
+/// Below the time that any proxy gives a client to say something.
+const MAX_AGE: Duration = Duration::from_secs(3);
+const MOST: usize = 16;
+
+/// The idle connections to one proxy, and how often one was wanted.
+#[derive(Debug, Default)]
+pub struct Pool {
+    proxy: usize,
+    idle: VecDeque<(Instant, Upstream)>,
+    /// How long the proxy took to accept a connection, the last time.
+    distance: Duration,
+    rate: Rate,
+}
+
+/// Connects in this second, and in the one before.
+#[derive(Debug, Default)]
+struct Rate {
+    second: i64,
+    now: usize,
+    before: usize,
+}
+
+impl Pool {
+    /// Take note of the time that `proxy` took to accept a connection.
+    pub fn measured(&mut self, proxy: usize, distance: Duration) {
+        if proxy != self.proxy {
+            self.idle.clear();
+            self.proxy = proxy;
+        }
+        self.distance = distance;
+    }
+
+    /// Give a connection to `proxy`, if one is at hand.
+    pub fn take(&mut self, proxy: usize, now: Instant) -> Option<Upstream> {
+        self.rate.count(now);
+        self.age(now);
+        if proxy != self.proxy {
+            return None;
+        }
+        while let Some((_, upstream)) = self.idle.pop_front() {
+            if upstream.is_quiet() {
+                return Some(upstream);
+            }
+        }
+        None
+    }
+
+    /// Say whether one more is to be made, to the proxy given; `give` it then.
+    pub fn wants(&mut self, now: Instant) -> Option<usize> {
+        self.age(now);
+        let expected = self.rate.expected(now).min(MOST);
+        (self.distance >= FAR && self.idle.len() < expected).then_some(self.proxy)
+    }
+
+    /// Keep a connection that was just begun.
+    pub fn give(&mut self, upstream: Upstream, now: Instant) {
+        self.idle.push_back((now, upstream));
+    }
+
+    /// Give the time at which the oldest one is to be closed.
+    pub fn next(&self) -> Option<Instant> {
+        self.idle.front().map(|(made, _)| *made + MAX_AGE)
+    }
+
+    /// Close those that are too old.
+    pub fn age(&mut self, now: Instant) {
+        while self.next().is_some_and(|end| end <= now) {
+            self.idle.pop_front();
+        }
+    }
+}
+
+impl Rate {
+    fn count(&mut self, now: Instant) {
+        self.turn(now);
+        self.now += 1;
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let passed = now.secs() - self.second;
+        if passed != 0 {
+            (self.before, self.now, self.second) = (if passed == 1 { self.now } else { 0 }, 0, now.secs());
+        }
+    }
+
+    /// Give the number of connects to expect within a fifth of a second, and at least one after two in a second.
+    fn expected(&mut self, now: Instant) -> usize {
+        self.turn(now);
+        self.before.max(self.now).div_ceil(5).saturating_sub(usize::from(self.before.max(self.now) < 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn at(millis: i64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    /// A proxy that is 20 ms away, and a pool that knows it.
+    fn far() -> (TcpListener, Pool) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut pool = Pool::default();
+        pool.measured(0, Duration::from_millis(20));
+        (listener, pool)
+    }
+
+    /// Make all connections that the pool wants.
+    fn fill(pool: &mut Pool, listener: &TcpListener, now: Instant) -> usize {
+        let mut made = 0;
+        while pool.wants(now).is_some() {
+            pool.give(Upstream::dial(listener.local_addr().unwrap()).unwrap(), now);
+            made += 1;
+        }
+        made
+    }
+
+    #[test]
+    fn connects_of_late_make_the_pool_and_rest_empties_it() {
+        let (listener, mut pool) = far();
+        assert_eq!(fill(&mut pool, &listener, at(0)), 0);
+        for _ in 0..20 {
+            assert!(pool.take(0, at(0)).is_none());
+        }
+        assert_eq!(fill(&mut pool, &listener, at(0)), 4);
+        assert!(pool.take(0, at(100)).is_some());
+        assert_eq!(pool.next(), Some(at(3000)));
+        assert_eq!(fill(&mut pool, &listener, at(3000)), 0);
+        assert_eq!(pool.next(), None);
+    }
+
+    #[test]
+    fn single_connect_makes_nothing() {
+        let (listener, mut pool) = far();
+        pool.take(0, at(0));
+        assert_eq!(fill(&mut pool, &listener, at(0)), 0);
+    }
+
+    #[test]
+    fn near_proxy_and_another_proxy_get_nothing() {
+        let (listener, mut pool) = far();
+        for _ in 0..20 {
+            pool.take(0, at(0));
+        }
+        fill(&mut pool, &listener, at(0));
+        assert!(pool.take(1, at(0)).is_none());
+        pool.measured(1, Duration::from_millis(20));
+        assert_eq!(pool.next(), None, "those to the other proxy are closed");
+        pool.measured(1, Duration::from_micros(100));
+        assert_eq!(fill(&mut pool, &listener, at(0)), 0);
+    }
+
+    #[test]
+    fn connection_that_was_hung_up_on_is_passed_over() {
+        let (listener, mut pool) = far();
+        for _ in 0..2 {
+            pool.give(Upstream::dial(listener.local_addr().unwrap()).unwrap(), at(0));
+        }
+        drop(listener.accept().unwrap());
+        let kept = listener.accept().unwrap();
+        let given = pool.take(0, at(0)).unwrap();
+        assert!(given.is_quiet());
+        assert!(pool.take(0, at(0)).is_none());
+        drop(kept);
+    }
+}
