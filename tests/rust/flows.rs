@@ -11,7 +11,7 @@ use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Duration;
 
 /// Send `up` and `down` through an open connection at the same time, each side ending when it has sent all.
-fn exchange(world: &mut World, handle: SocketHandle, stream: &TcpStream, up: &[u8], down: &[u8]) {
+pub fn exchange(world: &mut World, handle: SocketHandle, stream: &TcpStream, up: &[u8], down: &[u8]) {
     let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
     let (mut sent_up, mut sent_down) = (0, 0);
     let (mut closed, mut shut, mut eof) = (false, false, false);
@@ -52,7 +52,7 @@ fn received(socket: &mut Socket<'_>) -> Vec<u8> {
     got
 }
 
-fn reset(stream: TcpStream) {
+pub fn reset(stream: TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let length = size_of::<libc::linger>() as libc::socklen_t;
     // SAFETY: `linger` is valid for the call.

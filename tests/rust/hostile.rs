@@ -8,7 +8,14 @@ use proptest::prelude::*;
 use smoltcp::time::Duration;
 
 /// A TCP packet from the program's address, with right checksums.
-fn packet(source: IpAddr, target: IpAddr, ports: (u16, u16), flags: u8, numbers: (u32, u32), tail: &[u8]) -> Vec<u8> {
+pub fn packet(
+    source: IpAddr,
+    target: IpAddr,
+    ports: (u16, u16),
+    flags: u8,
+    numbers: (u32, u32),
+    tail: &[u8],
+) -> Vec<u8> {
     let options = tail.len().min(40) / 4 * 4;
     let mut tcp = Vec::new();
     tcp.extend(ports.0.to_be_bytes());
@@ -42,7 +49,7 @@ fn packet(source: IpAddr, target: IpAddr, ports: (u16, u16), flags: u8, numbers:
     header
 }
 
-fn framed(packet: &[u8]) -> Vec<u8> {
+pub fn framed(packet: &[u8]) -> Vec<u8> {
     [&[0; 10], packet].concat()
 }
 

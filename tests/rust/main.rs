@@ -4,4 +4,6 @@
 
 mod flows;
 mod hostile;
+mod scripted;
+mod segments;
 mod world;

@@ -80,14 +80,28 @@ impl World {
     /// Let everyone act once, and a millisecond go by.
     pub fn step(&mut self) {
         self.program.poll(self.now);
+        self.stack_acts();
+        self.program.poll(self.now);
+    }
+
+    /// Let the stack act alone, and a millisecond go by: what it sends waits in the TUN.
+    pub fn stack_acts(&mut self) {
         while self.stack.read_packet(self.now).unwrap() {}
         self.report_readiness();
         self.stack.serve(self.now);
         let watch = |(fd, token)| Watched { fd, token, socket: inode(fd) };
         self.watched.extend(self.stack.dials().map(watch));
         self.stack.unstick();
-        self.program.poll(self.now);
         self.now += Duration::from_millis(1);
+    }
+
+    /// Take the next packet that waits for the program in the TUN, with its virtio_net_hdr.
+    pub fn taken(&mut self) -> Option<Vec<u8>> {
+        let mut frame = vec![0; 70_000];
+        // SAFETY: `frame` is writable for its length.
+        let length = unsafe { libc::read(self.program.device.fd.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len()) };
+        frame.truncate(usize::try_from(length).ok()?);
+        Some(frame)
     }
 
     /// Let the program act alone: what it sends waits in the TUN.
