@@ -1,181 +1,150 @@
-"""The programs that are measured: how each is set up in the machine's namespace, and which of its processes count.
+"""The programs that are measured: how each is set up on its machine, and which process is the root of its tree.
 
-Each is a context manager that yields the process whose tree does the work (None where there is no program). Those that
-are not installed are left out; the environment names the executables of those that Debian does not have:
+Each is a context manager that gives the pid of the program (0 where there is none) once it was started; rules and
+devices end with the namespace. The environment names the executables of those that Debian does not have:
 HEV_SOCKS5_TUNNEL, SING_BOX, TUN2SOCKS, TUN2PROXY.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import resource
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PROXY, ORIGIN = "10.99.0.1:3128", "198.51.100.1:9000"
-SOCKS = "10.99.0.1:3128"
-TUN_TABLE = "100"
+from tests.netns.namespaces import end
 
+from bench.stage import ORIGIN, PROXY_PORT, ROOT, Machine
 
-@dataclass(frozen=True)
-class Place:
-    """Where a contestant runs, and a folder for its files."""
-
-    machine: str
-    folder: Path
-
-
-@dataclass
-class Running:
-    """A contestant that is ready."""
-
-    process: subprocess.Popen[str] | None = None
-    via: str = ""
-    ready_seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-
-def inside(place: Place, *command: str) -> list[str]:
-    return ["ip", "netns", "exec", place.machine, *command]
-
-
-def run(place: Place, *command: str, text: str | None = None) -> None:
-    subprocess.run(inside(place, *command), check=True, input=text, text=True, capture_output=True)
+Contestant = Callable[[Machine], contextlib.AbstractContextManager[int]]
+REDSOCKS_PORT = 12345
+BY_ENVIRONMENT = {
+    "hev": "HEV_SOCKS5_TUNNEL",
+    "sing-box": "SING_BOX",
+    "tun2socks": "TUN2SOCKS",
+    "tun2proxy": "TUN2PROXY",
+}
 
 
 @contextlib.contextmanager
-def direct(_: Place) -> Iterator[Running]:
-    """No proxy at all."""
-    yield Running()
+def nothing(_: Machine) -> Iterator[int]:
+    """No program."""
+    yield 0
 
 
 @contextlib.contextmanager
-def limit(_: Place) -> Iterator[Running]:
-    """The load generator speaks CONNECT itself: what no program can beat."""
-    yield Running(via=PROXY)
-
-
-@contextlib.contextmanager
-def started(place: Place, *command: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a program in the machine's namespace; its own output goes to a file."""
-    with (place.folder / "log").open("w") as log:
-        process = subprocess.Popen(inside(place, *command), stdout=subprocess.PIPE, stderr=log, text=True)
+def started(at: Machine, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program on the machine; what it says goes to a file."""
+    with (at.folder / "log").open("wb") as log:
+        process = at.machine.start(*command, stdout=subprocess.PIPE, stderr=log)
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait()
+        end(process)
+        if process.stdout:
+            process.stdout.close()
 
 
 @contextlib.contextmanager
-def proxyvpn(place: Place) -> Iterator[Running]:
-    """As `proxyvpn up` sets it up."""
-    begin = time.monotonic()
-    command = (str(ROOT / ".venv/bin/proxyvpn"), "up", "--proxy", f"http://{PROXY}", "--dns", "10.99.0.1")
-    with started(place, *command, "--state-dir", str(place.folder / "state")) as process:
-        line = process.stdout.readline() if process.stdout else ""
-        if not line.startswith("ready:"):
-            raise RuntimeError((place.folder / "log").read_text())
-        yield Running(process, ready_seconds=time.monotonic() - begin)
+def proxyvpn(at: Machine) -> Iterator[int]:
+    """As `proxyvpn up` sets it up, until it says that it is ready."""
+    command = (str(ROOT / ".venv/bin/proxyvpn"), "up", "--proxy", f"http://{at.proxy}:{PROXY_PORT}", "--dns", at.proxy)
+    with started(at, *command) as process:
+        line = process.stdout.readline() if process.stdout else b""
+        if not line.startswith(b"ready:"):
+            raise RuntimeError((at.folder / "log").read_text(errors="replace"))
+        yield process.pid
 
 
 @contextlib.contextmanager
-def redsocks(place: Place) -> Iterator[Running]:
+def redsocks(at: Machine) -> Iterator[int]:
     """Debian's redsocks, splicing, behind a REDIRECT of nftables."""
-    host, port = PROXY.split(":")
-    config = place.folder / "redsocks.conf"
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    config = at.folder / "redsocks.conf"
     config.write_text(
-        "base { log_debug = off; log_info = off; daemon = off; redirector = iptables; splice = true;"
-        " rlimit_nofile = 20000; redsocks_conn_max = 9000; }\n"
-        f"redsocks {{ local_ip = 0.0.0.0; local_port = 12345; listenq = 4096; ip = {host}; port = {port};"
-        " type = http-connect; }\n"
+        "base { log_debug = off; log_info = off; daemon = off; redirector = iptables;"
+        f" rlimit_nofile = {descriptors}; }}\n"
+        f"redsocks {{ local_ip = 0.0.0.0; local_port = {REDSOCKS_PORT}; listenq = 4096; ip = {at.proxy};"
+        f" port = {PROXY_PORT}; type = http-connect;"
+        " splice = true; }\n"
     )
-    rules = f"""table ip bench {{ chain out {{ type nat hook output priority -100; policy accept;
-        ip daddr {host} return
-        ip daddr 127.0.0.0/8 return
-        meta l4proto tcp redirect to :12345
-    }} }}"""
-    run(place, "nft", "-f", "-", text=rules)
-    try:
-        with started(place, shutil.which("redsocks") or "/usr/sbin/redsocks", "-c", str(config)) as process:
-            time.sleep(0.5)
-            yield Running(process)
-    finally:
-        run(place, "nft", "delete", "table", "ip", "bench")
+    redirect = f"ip daddr {ORIGIN} meta l4proto tcp redirect to :{REDSOCKS_PORT}"
+    at.machine.run("nft", f"""table ip bench {{
+        chain out {{ type nat hook output priority -100; {redirect}; }}
+        chain forwarded {{ type nat hook prerouting priority -100; {redirect}; }}
+    }}""")  # fmt: skip
+    with started(at, shutil.which("redsocks") or "/usr/sbin/redsocks", "-c", str(config)) as process:
+        yield process.pid
 
 
 @contextlib.contextmanager
-def by_tun(place: Place, *command: str, mtu: int = 8500) -> Iterator[Running]:
+def by_tun(at: Machine, mtu: int, *command: str) -> Iterator[int]:
     """A program that attaches to a TUN `bench0` and leaves routes to us: one route for the origin."""
-    run(place, "ip", "tuntap", "add", "dev", "bench0", "mode", "tun")
-    run(place, "ip", "address", "add", "198.18.0.1/15", "dev", "bench0")
-    run(place, "ip", "link", "set", "bench0", "mtu", str(mtu), "txqueuelen", "1000", "up")
-    run(place, "ip", "route", "add", f"{ORIGIN.split(':', maxsplit=1)[0]}/32", "dev", "bench0", "congctl", "cubic")
-    try:
-        with started(place, *command) as process:
-            time.sleep(1.0)
-            yield Running(process)
-    finally:
-        run(place, "ip", "link", "del", "bench0")
-
-
-@contextlib.contextmanager
-def hev(place: Place) -> Iterator[Running]:
-    """hev-socks5-tunnel with its recommended MTU, pipelining its greeting."""
-    host, port = SOCKS.split(":")
-    config = place.folder / "hev.yml"
-    config.write_text(
-        f"tunnel:\n  name: bench0\n  mtu: 8500\n  ipv4: 198.18.0.1\n"
-        f"socks5:\n  address: {host}\n  port: {port}\n  udp: tcp\n  pipeline: true\n"
-        "misc:\n  limit-nofile: 20000\n"
+    at.machine.sh(
+        """
+        ip tuntap add dev bench0 mode tun
+        ip address add 198.18.0.1/15 dev bench0
+        ip link set bench0 mtu "$1" txqueuelen 1000 up
+        ip route add "$2"/32 dev bench0 congctl cubic
+        """,
+        str(mtu),
+        ORIGIN,
     )
-    with by_tun(place, os.environ["HEV_SOCKS5_TUNNEL"], str(config)) as running:
-        yield running
+    with started(at, *command) as process:
+        yield process.pid
 
 
 @contextlib.contextmanager
-def tun2socks(place: Place) -> Iterator[Running]:
-    with by_tun(
-        place, os.environ["TUN2SOCKS"], "-device", "bench0", "-proxy", f"http://{PROXY}", "-loglevel", "error", mtu=9000
-    ) as running:
-        yield running
-
-
-@contextlib.contextmanager
-def tun2proxy(place: Place) -> Iterator[Running]:
-    command = (os.environ["TUN2PROXY"], "--tun", "bench0", "--proxy", f"http://{PROXY}", "--max-sessions", "20000")
-    with by_tun(place, *command, "-v", "off", mtu=1500) as running:
-        yield running
-
-
-@contextlib.contextmanager
-def sing_box(place: Place) -> Iterator[Running]:
-    """sing-box's TUN with its mixed stack and routes of its own."""
-    host, port = PROXY.split(":")
-    config = place.folder / "sing-box.json"
+def hev(at: Machine) -> Iterator[int]:
+    """hev-socks5-tunnel with its usual MTU, by SOCKS5; without pipelining it waits 200 ms per connection."""
+    config = at.folder / "hev.yml"
     config.write_text(
-        '{"log": {"disabled": true}, "inbounds": [{"type": "tun", "interface_name": "bench0", "mtu": 65535,'
-        ' "address": ["198.18.0.1/30"], "auto_route": true, "stack": "mixed"}],'
-        f' "outbounds": [{{"type": "http", "server": "{host}", "server_port": {port}}}]}}'
+        "tunnel:\n  name: bench0\n  mtu: 8500\n  ipv4: 198.18.0.1\n"
+        f"socks5:\n  address: {at.proxy}\n  port: {PROXY_PORT}\n  udp: tcp\n  pipeline: true\n"
+        "misc:\n  limit-nofile: 100000\n"
     )
-    with started(place, os.environ["SING_BOX"], "run", "-c", str(config)) as process:
-        time.sleep(1.5)
-        yield Running(process)
+    with by_tun(at, 8500, os.environ["HEV_SOCKS5_TUNNEL"], str(config)) as pid:
+        yield pid
 
 
-def available() -> dict[str, object]:
-    """Give the contestants of this machine, by name."""
-    found: dict[str, object] = {"direct": direct, "limit": limit, "proxyvpn": proxyvpn}
+@contextlib.contextmanager
+def tun2socks(at: Machine) -> Iterator[int]:
+    """xjasonlyu/tun2socks, by CONNECT."""
+    proxy = f"http://{at.proxy}:{PROXY_PORT}"
+    options = ("-device", "tun://bench0", "-mtu", "9000", "-proxy", proxy, "-loglevel", "error")
+    with by_tun(at, 9000, os.environ["TUN2SOCKS"], *options) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def tun2proxy(at: Machine) -> Iterator[int]:
+    """tun2proxy-bin with its usual MTU, by CONNECT."""
+    proxy = f"http://{at.proxy}:{PROXY_PORT}"
+    options = ("--tun", "bench0", "--proxy", proxy, "--max-sessions", "24000", "--verbosity", "off")
+    with by_tun(at, 1500, os.environ["TUN2PROXY"], *options) as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def sing_box(at: Machine) -> Iterator[int]:
+    """sing-box's TUN with its mixed stack, a route for the origin only, by CONNECT."""
+    tun = {"type": "tun", "interface_name": "bench0", "mtu": 65535, "address": ["198.18.0.1/30"], "stack": "mixed"}
+    tun |= {"auto_route": True, "route_address": [f"{ORIGIN}/32"]}
+    out = {"type": "http", "server": at.proxy, "server_port": PROXY_PORT}
+    config = at.folder / "sing-box.json"
+    config.write_text(json.dumps({"log": {"level": "error"}, "inbounds": [tun], "outbounds": [out]}))
+    with started(at, os.environ["SING_BOX"], "run", "-c", str(config)) as process:
+        yield process.pid
+
+
+def available() -> dict[str, Contestant]:
+    """Give the contestants of this machine, by name, in the order of tables."""
+    found: dict[str, Contestant] = {"direct": nothing, "limit": nothing, "proxyvpn": proxyvpn}
     if shutil.which("redsocks") or Path("/usr/sbin/redsocks").exists():
         found["redsocks"] = redsocks
-    named = {"HEV_SOCKS5_TUNNEL": ("hev", hev), "SING_BOX": ("sing-box", sing_box)}
-    named |= {"TUN2SOCKS": ("tun2socks", tun2socks), "TUN2PROXY": ("tun2proxy", tun2proxy)}
-    for variable, (name, contestant) in named.items():
-        if os.environ.get(variable):
-            found[name] = contestant
-    return found
+    named: dict[str, Contestant] = {"hev": hev, "sing-box": sing_box, "tun2socks": tun2socks, "tun2proxy": tun2proxy}
+    return found | {name: named[name] for name, variable in BY_ENVIRONMENT.items() if os.environ.get(variable)}

@@ -18,7 +18,7 @@ use crate::upstream::Upstream;
 const PREFER_AGAIN: Duration = Duration::from_secs(30);
 const RECENT: usize = 1024;
 /// The largest ring for so many busy flows; see docs/performance.md.
-const RING_SIZES: [(u32, usize); 3] = [(4, 1 << 20), (64, 256 << 10), (u32::MAX, 64 << 10)];
+const RING_SIZES: [(u32, usize); 3] = [(16, 1 << 20), (256, 256 << 10), (u32::MAX, 64 << 10)];
 
 /// A proxy: where it listens, and the value of Proxy-Authorization for it (empty: none).
 #[derive(Clone)]

@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 use crate::net::{self, Poll};
 
 const CHUNK: usize = 1 << 20;
+/// Read at once; small enough to stay in the cache.
+const SCRATCH: usize = 256 << 10;
+/// So many connections are being opened at once when many are to stay idle: no SYN is lost.
+const GENTLY: usize = 32;
 const REQUEST: [u8; 64] = [b'r'; 64];
 
 /// What to do, with how many connections at once, and for how long.
@@ -46,7 +50,10 @@ struct Load {
     poll: Poll,
     clients: Vec<Client>,
     source: Vec<u8>,
+    scratch: Vec<u8>,
     bytes: u64,
+    /// Bytes and deeds of the warming up, which the figures leave out but processor time does not.
+    before: (u64, usize),
     opened: usize,
     dialled: u16,
     done: usize,
@@ -62,20 +69,23 @@ pub fn run(plan: Plan) -> io::Result<()> {
         poll,
         clients: Vec::new(),
         source: vec![b'x'; CHUNK],
+        scratch: vec![0; SCRATCH],
         bytes: 0,
+        before: (0, 0),
         opened: 0,
         dialled: 0,
         done: 0,
         failed: 0,
         times: Vec::new(),
     };
-    for index in 0..plan.clients {
+    let first = if plan.wish == b'i' { plan.clients.min(GENTLY) } else { plan.clients };
+    for index in 0..first {
         let client = load.dial(index)?;
         load.clients.push(client);
     }
     let warm = if plan.wish == b'i' || plan.count > 0 { 0.0 } else { plan.seconds * 0.2 };
     load.work(Duration::from_secs_f64(warm));
-    (load.bytes, load.done) = (0, 0);
+    load.before = (std::mem::take(&mut load.bytes), std::mem::take(&mut load.done));
     load.times.clear();
     let begin = Instant::now();
     load.work(Duration::from_secs_f64(plan.seconds));
@@ -105,7 +115,8 @@ impl Load {
         while !self.is_over(end) {
             for token in self.poll.wait(20) {
                 let index = token as usize;
-                if !self.serve(index) && !self.is_over(end) {
+                // Made anew even when the time is over: what comes after the warming up has all its connections.
+                if !self.serve(index) {
                     net::close(self.clients[index].fd);
                     match self.dial(index) {
                         Ok(client) => self.clients[index] = client,
@@ -176,7 +187,7 @@ impl Load {
                 }
             },
             b'd' => loop {
-                match net::discard(fd, CHUNK) {
+                match net::discard(fd, &mut self.scratch) {
                     Ok(0) => return false,
                     Ok(count) => self.bytes += count as u64,
                     result => return net::later(&result),
@@ -218,11 +229,22 @@ impl Load {
             self.done += 1;
             self.times.push(self.clients[index].since.elapsed());
             if self.plan.wish == b'i' {
+                self.open_one_more();
                 return true;
             }
             self.clients[index].since = Instant::now();
             if net::send(fd, &REQUEST).is_err() {
                 return false;
+            }
+        }
+    }
+
+    fn open_one_more(&mut self) {
+        let index = self.clients.len();
+        if index < self.plan.clients {
+            match self.dial(index) {
+                Ok(client) => self.clients.push(client),
+                Err(_) => self.failed += 1,
             }
         }
     }
@@ -235,7 +257,7 @@ impl Load {
         };
         println!(
             "{{\"seconds\": {:.4}, \"gbit_s\": {:.3}, \"bytes\": {}, \"done\": {}, \"per_second\": {:.1}, \"failed\": {}, \
-             \"p50_us\": {:.1}, \"p99_us\": {:.1}}}",
+             \"p50_us\": {:.1}, \"p99_us\": {:.1}, \"all_bytes\": {}, \"all_done\": {}}}",
             took.as_secs_f64(),
             self.bytes as f64 * 8.0 / 1e9 / took.as_secs_f64(),
             self.bytes,
@@ -244,6 +266,8 @@ impl Load {
             self.failed,
             quantile(0.5),
             quantile(0.99),
+            self.before.0 + self.bytes,
+            self.before.1 + self.done,
         );
     }
 }

@@ -1,15 +1,20 @@
 //! Load for benchmarks and tests.
 //!
-//!     netload proxy ADDRESS:PORT [--processes N] [--delay-ms N]
+//!     netload proxy ADDRESS:PORT [--processes N] [--delay-ms N] [--delay-from PORT]
 //!     netload origin ADDRESS:PORT [--ports N]
+//!     netload far ADDRESS:PORT TARGET:PORT [--delay-ms N]
 //!     netload load u|d|c|r|i ADDRESS:PORT [--via ADDRESS:PORT] [--clients N] [--seconds S] [--count N] [--ports N] [--hold]
 //!
+//! The proxy speaks HTTP CONNECT and SOCKS5; --delay-ms holds back its answers for targets of ports from --delay-from on.
+//! far is a long way to the target: each byte is --delay-ms on its way, in each direction.
 //! u upload, d download, c connect, one byte, close; r request and response of 64 bytes; i open and stay idle.
 
+mod far;
 mod load;
 mod net;
 mod origin;
 mod proxy;
+mod request;
 
 use std::time::Duration;
 
@@ -18,6 +23,7 @@ fn main() -> std::io::Result<()> {
     let option = |name: &str| words.iter().position(|word| word == name).and_then(|at| words.get(at + 1));
     let number = |name: &str, otherwise: f64| option(name).and_then(|word| word.parse().ok()).unwrap_or(otherwise);
     let address = |at: usize| words.get(at).and_then(|word| word.parse().ok());
+    let delay = Duration::from_secs_f64(number("--delay-ms", 0.0) / 1000.0);
     raise_descriptor_limit();
     match (words.first().map(String::as_str), address(1), address(2)) {
         (Some("proxy"), Some(at), _) => {
@@ -27,9 +33,10 @@ fn main() -> std::io::Result<()> {
                     break;
                 }
             }
-            proxy::run(at, Duration::from_secs_f64(number("--delay-ms", 0.0) / 1000.0))
+            proxy::run(at, proxy::Delay { time: delay, from_port: number("--delay-from", 0.0) as u16 })
         }
         (Some("origin"), Some(at), _) => origin::run(at, number("--ports", 1.0) as u16),
+        (Some("far"), Some(at), Some(target)) => far::run(at, target, delay),
         (Some("load"), _, Some(target)) if words[1].len() == 1 => load::run(load::Plan {
             wish: words[1].as_bytes()[0],
             target,

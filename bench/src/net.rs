@@ -75,9 +75,10 @@ pub fn receive(fd: RawFd, bytes: &mut [u8]) -> io::Result<usize> {
     check(unsafe { libc::recv(fd, bytes.as_mut_ptr().cast(), bytes.len(), 0) })
 }
 
-/// Throw away what is there, uncopied (tcp(7), MSG_TRUNC).
-pub fn discard(fd: RawFd, most: usize) -> io::Result<usize> {
-    check(unsafe { libc::recv(fd, std::ptr::null_mut(), most, libc::MSG_TRUNC) })
+/// Read what is there and throw it away. It is copied, as in any program that reads: uncopied (MSG_TRUNC), bytes would
+/// cross a chain of splicing programs and never be touched, which flatters splicing beyond what anyone sees.
+pub fn discard(fd: RawFd, scratch: &mut [u8]) -> io::Result<usize> {
+    receive(fd, scratch)
 }
 
 /// Send what is taken.

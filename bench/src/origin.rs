@@ -12,6 +12,8 @@ use crate::net::{self, Poll};
 /// Tokens from here on are listeners.
 const LISTENERS: u64 = 1 << 32;
 const CHUNK: usize = 1 << 20;
+/// Read at once; small enough to stay in the cache.
+const SCRATCH: usize = 256 << 10;
 
 struct Client {
     fd: RawFd,
@@ -30,12 +32,13 @@ pub fn run(mut address: SocketAddr, ports: u16) -> io::Result<()> {
     let mut clients: Vec<Option<Client>> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
     let source = vec![b'x'; CHUNK];
+    let mut scratch = vec![0; SCRATCH];
     println!("ready");
     loop {
         for token in poll.wait(-1) {
             if token < LISTENERS {
                 let Some(mut client) = clients[token as usize].take() else { continue };
-                if client.serve(&source) {
+                if client.serve(&source, &mut scratch) {
                     clients[token as usize] = Some(client);
                 } else {
                     net::close(client.fd);
@@ -57,7 +60,7 @@ pub fn run(mut address: SocketAddr, ports: u16) -> io::Result<()> {
 
 impl Client {
     /// Do what can be done; false when it is over.
-    fn serve(&mut self, source: &[u8]) -> bool {
+    fn serve(&mut self, source: &[u8], scratch: &mut [u8]) -> bool {
         if self.wish == 0 {
             let mut first = [0];
             match net::receive(self.fd, &mut first) {
@@ -70,14 +73,14 @@ impl Client {
         }
         match self.wish {
             b'u' | b'c' => loop {
-                match net::discard(self.fd, CHUNK) {
+                match net::discard(self.fd, scratch) {
                     Ok(0) => return false,
                     Ok(_) => {}
                     result => return net::later(&result),
                 }
             },
             b'd' => {
-                if matches!(net::discard(self.fd, CHUNK), Ok(0)) {
+                if matches!(net::discard(self.fd, scratch), Ok(0)) {
                     return false;
                 }
                 loop {

@@ -1,4 +1,4 @@
-//! An HTTP CONNECT proxy that moves bytes by splice(2), so that it is not what a benchmark measures.
+//! An HTTP CONNECT and SOCKS5 proxy that moves bytes by splice(2), so that it is not what a benchmark measures.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,9 +6,17 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use crate::net::{self, Poll, check};
+use crate::request::{self, Asked};
 
 const PIPE: usize = 1 << 20;
 const LISTENER: u64 = u64::MAX;
+
+/// Answers for targets whose port is `from_port` or higher are held back for `time`: the distance to the origin.
+#[derive(Clone, Copy)]
+pub struct Delay {
+    pub time: Duration,
+    pub from_port: u16,
+}
 
 struct Pair {
     /// The client's socket, and the origin's.
@@ -16,8 +24,10 @@ struct Pair {
     /// Bytes on their way: from the client, and to it.
     ways: [Way; 2],
     head: Vec<u8>,
+    is_socks: bool,
     open: bool,
-    since: Instant,
+    /// Not answered before this.
+    due: Instant,
 }
 
 #[derive(Default)]
@@ -34,13 +44,12 @@ pub struct Proxy {
     pairs: Vec<Option<Pair>>,
     free: Vec<usize>,
     pipes: Vec<[RawFd; 2]>,
-    /// Answers to CONNECT are held back so long: the distance to the origin.
-    delay: Duration,
+    delay: Delay,
     delayed: std::collections::VecDeque<usize>,
 }
 
 /// Serve for ever.
-pub fn run(address: SocketAddr, delay: Duration) -> io::Result<()> {
+pub fn run(address: SocketAddr, delay: Delay) -> io::Result<()> {
     let (poll, listener) = (Poll::new()?, net::listen(address)?);
     poll.add(listener, LISTENER, libc::EPOLLIN);
     let (pairs, free, pipes) = (Vec::new(), Vec::new(), Vec::new());
@@ -60,7 +69,8 @@ impl Proxy {
     fn accept(&mut self) {
         while let Some(fd) = net::accept(self.listener) {
             let ways = [Way::default(), Way::default()];
-            let pair = Pair { fds: [fd, -1], ways, head: Vec::new(), open: false, since: Instant::now() };
+            let due = Instant::now();
+            let pair = Pair { fds: [fd, -1], ways, head: Vec::new(), is_socks: false, open: false, due };
             let index = self.free.pop().unwrap_or_else(|| {
                 self.pairs.push(None);
                 self.pairs.len() - 1
@@ -99,17 +109,27 @@ impl Proxy {
             Ok(count) => pair.head.extend_from_slice(&buffer[..count]),
             result => return net::later(&result),
         }
-        if !pair.head.ends_with(b"\r\n\r\n") {
-            return pair.head.len() < 65536;
-        }
-        let head = String::from_utf8_lossy(&pair.head);
-        let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-        let Some(fd) = target.and_then(|target| net::connect(target).ok()) else {
-            let _ = net::send(pair.fds[0], b"HTTP/1.1 502 Bad Gateway\r\n\r\n");
+        self.obey_request(pair, index)
+    }
+
+    fn obey_request(&mut self, pair: &mut Pair, index: usize) -> bool {
+        let target = match request::read(&mut pair.head) {
+            Asked::Nothing => return pair.head.len() < 65536,
+            Asked::Method => {
+                pair.is_socks = true;
+                return net::send(pair.fds[0], request::METHOD).is_ok() && self.obey_request(pair, index);
+            }
+            Asked::Target(target) => Some(target),
+            Asked::Nonsense => None,
+        };
+        let Some((target, fd)) = target.and_then(|target| Some((target, net::connect(target).ok()?))) else {
+            let _ = net::send(pair.fds[0], request::refusal(pair.is_socks));
             return false;
         };
         pair.fds[1] = fd;
-        pair.since = Instant::now();
+        if target.port() >= self.delay.from_port {
+            pair.due = Instant::now() + self.delay.time;
+        }
         self.poll.watch(fd, index as u64);
         self.answer(pair, index)
     }
@@ -120,14 +140,14 @@ impl Proxy {
             return true;
         }
         if net::error_of(pair.fds[1]) != 0 {
-            let _ = net::send(pair.fds[0], b"HTTP/1.1 503 Service Unavailable\r\n\r\n");
+            let _ = net::send(pair.fds[0], request::refusal(pair.is_socks));
             return false;
         }
-        if pair.since.elapsed() < self.delay {
+        if Instant::now() < pair.due {
             self.delayed.push_back(index);
             return true;
         }
-        pair.open = net::send(pair.fds[0], b"HTTP/1.1 200 OK\r\n\r\n").is_ok();
+        pair.open = net::send(pair.fds[0], request::consent(pair.is_socks)).is_ok();
         pair.open && self.relay(pair)
     }
 
