@@ -15,6 +15,7 @@ pub mod relay;
 pub mod rings;
 pub mod sandbox;
 pub mod shared;
+pub mod spin;
 pub mod stack;
 pub mod stats;
 pub mod threads;

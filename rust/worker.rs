@@ -12,6 +12,7 @@ use std::time;
 use smoltcp::time::Instant;
 
 use crate::error::Error;
+use crate::spin::{LOOK, Spin};
 
 use crate::stack::Stack;
 use crate::upstream::Ready;
@@ -69,10 +70,13 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
     epoll.control(libc::EPOLL_CTL_ADD, stop.as_raw_fd(), libc::EPOLLIN, STOP)?;
     epoll.control(libc::EPOLL_CTL_ADD, stack.as_raw_fd(), libc::EPOLLIN, TUN)?;
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
-    let (mut more, mut was_stuck) = (false, false);
+    let (mut work, mut was_stuck, mut spin) = (Work::default(), false, Spin::default());
     loop {
-        let wait = if more { 0 } else { wait_time(stack.next_timer()) };
-        let count = epoll.wait(&mut events, wait)?;
+        let count = if work.more {
+            epoll.wait(&mut events, 0)?
+        } else {
+            epoll.wait_long(&mut events, stack.next_timer(), &mut spin, work.done)?
+        };
         let now = clock();
         for event in &events[..count] {
             match event.u64 {
@@ -84,7 +88,8 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
                 token => stack.wake(token, readiness(event.events)),
             }
         }
-        more = round(stack, now)?;
+        work = round(stack, now)?;
+        work.done += count;
         for (fd, token) in stack.dials() {
             // fails where the flow has given its descriptor up again: then there is nothing to watch
             let _ = epoll.control(libc::EPOLL_CTL_ADD, fd, FLOW_EVENTS, token);
@@ -98,8 +103,15 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
     }
 }
 
-/// Read packets and serve flows; says whether there is more to do at once.
-fn round(stack: &mut Stack, now: Instant) -> Result<bool, Error> {
+/// What a round did: events and packets, and whether there is more to do at once.
+#[derive(Default)]
+struct Work {
+    done: usize,
+    more: bool,
+}
+
+/// Read packets and serve flows.
+fn round(stack: &mut Stack, now: Instant) -> Result<Work, Error> {
     if stack.is_stuck() {
         stack.unstick();
     }
@@ -108,7 +120,7 @@ fn round(stack: &mut Stack, now: Instant) -> Result<bool, Error> {
         read += 1;
     }
     stack.serve(now);
-    Ok((read == BATCH || stack.is_pending()) && !stack.is_stuck())
+    Ok(Work { done: read, more: (read == BATCH || stack.is_pending()) && !stack.is_stuck() })
 }
 
 const FLOW_EVENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
@@ -143,6 +155,26 @@ impl Epoll {
         let mut event = libc::epoll_event { events: interest as u32, u64: token };
         // SAFETY: `event` is valid for the call.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) }).map(drop)
+    }
+
+    /// Wait until `timer`; look before sleeping where that is worth it.
+    fn wait_long(
+        &self,
+        events: &mut [libc::epoll_event],
+        timer: Option<Instant>,
+        spin: &mut Spin,
+        work: usize,
+    ) -> Result<usize, Error> {
+        let begin = time::Instant::now();
+        let mut count = 0;
+        while spin.is_earned() && count == 0 && begin.elapsed() < LOOK {
+            count = self.wait(events, 0)?;
+        }
+        if count == 0 {
+            count = self.wait(events, wait_time(timer))?;
+        }
+        spin.waited(begin.elapsed(), work);
+        Ok(count)
     }
 
     fn wait(&self, events: &mut [libc::epoll_event], milliseconds: libc::c_int) -> Result<usize, Error> {
