@@ -117,6 +117,7 @@ class Life:
         with self._undone_when_refused():
             steps = self._helper.engage()
         self._phase = Phase.ENGAGED
+        self._was_locked = False  # what the machine is from here on is this tunnel's doing
         self._save(ifname=ifname, phase="engaged", steps=steps)
         self._control = control.Control.listen(self._state)
         world.ready(report.ready_line(options, ifname, tuple(map(str, self._resolvers.addresses))))

@@ -25,9 +25,12 @@ _JUMPS: Final = {
 """Inserted in this order, each before the one above it: SHIELD comes to stand before ARRIVALS."""
 _IN: Final = f"-m connmark --mark {INBOUND:#x}"
 _LET_IN: Final = f"-j CONNMARK --set-mark {INBOUND:#x}"
+_RESET: Final = "REJECT --reject-with tcp-reset"
 _SYN_ACK: Final = "-p tcp -m conntrack --ctdir REPLY -m tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK"
-_OPTIONS: Final = '-m u32 --u32 "0>>24&0xF=6:15"'
-"""An IPv4 header with options: a source route could lead anywhere."""
+_SOURCE_ROUTED: Final = {4: '-m u32 --u32 "0>>24&0xF=6:15"', 6: "-m rt"}
+"""An IPv4 header with options, an IPv6 routing header (any user may set one): either could lead anywhere."""
+_OWN: Final = "-m addrtype ! --src-type UNICAST"
+"""From an address of this machine, or from none yet; what is forwarded has another machine's."""
 
 
 def versions(host: Host) -> tuple[int, ...]:
@@ -171,15 +174,18 @@ def _capture(tunnel: Tunnel, version: int) -> list[str]:
 
 
 def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
+    """Say no at once, first to the worker, when no route but the TUN is left to a proxy: it would go in circles."""
     reject = f"-j REJECT --reject-with {'icmp-port-unreachable' if version == 4 else 'icmp6-port-unreachable'}"
+    circles = [f"-o {host.ifname} {each}" for each in _proxies(tunnel, version, _RESET)]
     if not tunnel.killswitch:
-        return [f"-o {host.ifname} ! -p tcp {reject}"]
+        return [*circles, f"-o {host.ifname} ! -p tcp {reject}"]
     return [
         "-o lo -j RETURN",
+        *circles,
         f"-p tcp -m mark --mark {MARK:#x} -j RETURN",
         f"{_IN} -j RETURN",
         *_allowed(tunnel, version),
-        "-p tcp -j REJECT --reject-with tcp-reset",
+        f"-p tcp -j {_RESET}",
         reject,
     ]
 
@@ -192,7 +198,7 @@ def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         "-o lo -j RETURN",
         *into,
         f"-m mark --mark {MARK:#x} -j DROP",
-        *([f"{_OPTIONS} -j DROP"] if version == 4 else []),
+        f"{_SOURCE_ROUTED[version]} -j DROP",
         f"{_IN} -j RETURN",
         f"-m mark --mark {INBOUND:#x} -m conntrack --ctdir REPLY -j RETURN",
         *_allowed(tunnel, version),
@@ -203,14 +209,14 @@ def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
 def _allowed(tunnel: Tunnel, version: int) -> list[str]:
     lines = [*_proxies(tunnel, version), *_resolvers(tunnel, version, ("tcp", "udp")), *_bypass(tunnel, version)]
     if version == 4:
-        return [*lines, "-p udp --sport 68 --dport 67 -j RETURN"]
+        return [*lines, f"-p udp --sport 68 --dport 67 {_OWN} -j RETURN"]
     neighbours = [f"-p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j RETURN" for kind in (133, 135, 136)]
-    return [*lines, *neighbours, "-p udp --sport 546 --dport 547 -j RETURN"]
+    return [*lines, *neighbours, f"-p udp --sport 546 --dport 547 {_OWN} -j RETURN"]
 
 
-def _proxies(tunnel: Tunnel, version: int) -> list[str]:
+def _proxies(tunnel: Tunnel, version: int, verdict: str = "RETURN") -> list[str]:
     ours = dict.fromkeys(each for each in tunnel.proxies if each.address.version == version)
-    return [f"-p tcp -d {each.address} --dport {each.port} -j RETURN" for each in ours]
+    return [f"-p tcp -d {each.address} --dport {each.port} -j {verdict}" for each in ours]
 
 
 def _resolvers(tunnel: Tunnel, version: int, protocols: tuple[str, ...]) -> list[str]:

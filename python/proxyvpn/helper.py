@@ -11,8 +11,11 @@ cannot be read, or that brings a descriptor is answered by undoing everything an
     CLOSED    nothing
 
 End of file without Close before it is a crash of the asker. Without the killswitch everything is undone; with it the
-machine stays locked, since opening it silently is what a killswitch is there to prevent. SIGINT, SIGHUP and SIGTERM are
-ignored: Ctrl-C reaches the whole process group, and the asker then says what is to be done. See OpenSSH's monitor.c.
+machine stays locked, since opening it silently is what a killswitch is there to prevent. So does a machine that was
+locked before, until Engage has put the open firewall of a tunnel without killswitch in place.
+
+SIGINT, SIGHUP and SIGTERM are ignored: Ctrl-C reaches the whole process group, and the asker then says what is to be
+done. See OpenSSH's monitor.c.
 """
 
 from __future__ import annotations
@@ -91,8 +94,9 @@ class Helper:
         """The asker is gone. Idempotent."""
         if not self._done:
             return
-        self.phase = Phase.CLOSED
-        if self._tunnel is not None and self._tunnel.killswitch:
+        begun, self.phase = self.phase, Phase.CLOSED
+        stays_locked = self._was_locked and begun is Phase.OPEN  # its own killswitch is off, but not in place yet
+        if stays_locked or (self._tunnel is not None and self._tunnel.killswitch):
             self._say(
                 "proxyvpn: the tunnel ended without being closed, so the killswitch stays and nothing leaves: "
                 "`proxyvpn up` brings the tunnel back, `proxyvpn teardown` opens the machine"
@@ -148,7 +152,7 @@ class Helper:
         """Say what the kernel holds; of an earlier tunnel, when there is none of ours."""
         if self.phase is not Phase.FRESH:
             return State(self.phase.value, self._kernel.dropped(), (), self._kernel.locked()), ()
-        self._kernel.claim()
+        self._kernel.claim(alone=False)
         try:
             return State("fresh", self._kernel.dropped(), self._kernel.left(), self._kernel.locked()), ()
         finally:
@@ -183,6 +187,7 @@ class Helper:
                     self._add(step)
             except plan.NameTaken as error:
                 self._say(f"proxyvpn: {error.what}; taking the next")
+                self._done.pop()  # that link is not ours to undo
                 host = self._kernel.host(skip + 1)
                 continue
             return host
@@ -294,9 +299,13 @@ def check_peer(fd: int) -> None:
 
 
 def say_on_stderr(line: str) -> None:
-    """Write one line; a log that nobody reads any more must not keep anything from being undone."""
+    """Write one line; a log that nobody reads any more must not keep anything from being undone.
+
+    An error may hold words of the asker's, which must not reach a terminal's controls, nor begin a line of their own.
+    """
+    shown = "".join(letter if letter.isprintable() else "?" for letter in line)
     with contextlib.suppress(OSError):
-        os.write(2, f"{line}\n".encode("utf-8", "backslashreplace"))
+        os.write(2, f"{shown}\n".encode("utf-8", "backslashreplace"))
 
 
 def main(ways: tuple[str, ...] = ()) -> int:

@@ -1,13 +1,15 @@
 """What the helper can do to the kernel, and nothing more: the TUN, netlink and the firewall under one small roof.
 
-All of it is in one network namespace, which one tunnel at a time may hold: the lock is on the namespace itself
-(flock(2) on /proc/self/ns/net), so that it ends with the process and no two can differ about where it is.
+All of it is in one network namespace, which one tunnel at a time may hold, by flock(2), so that it ends with the
+process. The lock is on a file of the namespace that only CAP_NET_ADMIN may open; on the namespace itself any user could
+take it, and so keep root from `teardown`. That one is taken as well, since a container may have a /proc of its own.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -18,13 +20,20 @@ from proxyvpn.plan import Connection, Firewall, Host, Link, Step, Tunnel
 from proxyvpn.tunnel import MOST_QUEUES
 
 _NAMESPACE: Final = "/proc/self/ns/net"
+_LOCK: Final = "/proc/sys/net/ipv4/tcp_fastopen_key"
+"""Mode 0600, one for each namespace; read by nobody here."""
+_PATIENCE: Final = 0.5
+"""Seconds to wait for another helper that only looks."""
 
 
 class Kernel(Protocol):
     """What the helper needs; RealKernel below, and an honest fake in the tests."""
 
-    def claim(self) -> None:
-        """Hold this network namespace while the process lives. Raises AlreadyUp."""
+    def claim(self, alone: bool = True) -> None:
+        """Hold this network namespace while the process lives; not `alone`: beside others that only look.
+
+        Raises AlreadyUp.
+        """
 
     def release(self) -> None:
         """Let another tunnel have this network namespace."""
@@ -79,6 +88,7 @@ class RealKernel:
     def __init__(self, ways: tuple[str, ...] = tuple(firewall.WAYS)) -> None:
         self._problem: ProxyvpnError | None = None
         self._namespace = os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        self._lock = _opened(_LOCK)
         self._nodes: tuple[int, ...] = ()
         self._queues: tuple[int, ...] = ()
         self._backend: firewall.Backend | None = None
@@ -103,26 +113,34 @@ class RealKernel:
         privilege.keep_only((privilege.CAP_NET_ADMIN,), privilege.helper_uid())
         return ""
 
-    def claim(self) -> None:
+    def claim(self, alone: bool = True) -> None:
         if isinstance(self._problem, PrivilegeMissing) and self._backend is None:
             raise self._problem
-        try:
-            fcntl.flock(self._namespace, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyUp(
-                "a tunnel is up in this network namespace already",
-                "another proxyvpn helper holds it",
-                "end that one first: proxyvpn teardown",
-            ) from error
+        ours = self._lock is None or _hold(self._lock, alone)
+        if ours and (_hold(self._namespace, alone) or self._held_by_a_stranger()):
+            return
+        self.release()
+        raise AlreadyUp(
+            "a tunnel is up in this network namespace already",
+            "another proxyvpn helper holds it",
+            "end that one first: proxyvpn teardown",
+        )
 
     def release(self) -> None:
-        fcntl.flock(self._namespace, fcntl.LOCK_UN)
+        for fd in (self._lock, self._namespace):
+            if fd is not None:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _held_by_a_stranger(self) -> bool:
+        """Say whether the lock that anyone can take is not a tunnel's: a living tunnel has its link."""
+        return self._lock is not None and not any(each.kind == "link" for each in self._netlink.tagged())
 
     def host(self, skip: int = 0) -> Host:
         if self._problem is not None:
             raise self._problem
-        used = netlink.names_in_use()
-        free = [name for name in (f"{LINK_PREFIX}{number}" for number in LINK_NUMBERS) if name not in used]
+        self._netlink.check_table()
+        names = (f"{LINK_PREFIX}{number}" for number in LINK_NUMBERS)
+        free = [name for name in names if not netlink.is_taken(name)]
         if len(free) <= skip:
             raise KernelError(
                 f"every name from {LINK_PREFIX}0 to {LINK_PREFIX}{LINK_NUMBERS[-1]} is taken", "", "ip link"
@@ -151,8 +169,8 @@ class RealKernel:
             return
         self._netlink.remove(step)
         if isinstance(step, Link):
-            _close(self._queues)
-            self._queues = ()
+            _close(self._queues + self._nodes)  # the nodes, too: some may be queues where attaching stopped half-way
+            self._queues = self._nodes = ()
 
     def update(self, tunnel: Tunnel, host: Host) -> None:
         self._firewall().update(tunnel, host)
@@ -202,6 +220,31 @@ def _undone(line: str) -> str:
         if done in line:
             return line.replace(done, undone, 1)
     return line
+
+
+def _opened(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # without the privilege, which is said elsewhere, or without /proc/sys
+        return None
+
+
+def _hold(fd: int, alone: bool) -> bool:
+    """Lock `fd`; False when somebody else goes on holding it. An alarm is the only way to end flock(2)."""
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    except TimeoutError:
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return True
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError
 
 
 def _close(fds: tuple[int, ...]) -> None:

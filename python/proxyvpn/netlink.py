@@ -76,6 +76,7 @@ class Netlink:
             elif isinstance(step, Neighbours):
                 self._forget(_FAMILIES[step.version])
             elif isinstance(step, Route):
+                self._forget_stale(step)
                 self._route.route("add", **_route(step))
             else:
                 self._route.rule("add", **_rule(step))
@@ -84,7 +85,9 @@ class Netlink:
         """Let the kernel no longer hold `step`. Raises KernelError, PrivilegeMissing."""
         with _explained(step.line, *_ABSENT):
             if isinstance(step, Link):
-                self._route.link("del", index=_index(step.ifname))
+                for name, each in self._links():  # not by its name alone: that may be somebody else's
+                    if name == step.ifname:
+                        self._route.link("del", index=each["index"])
             elif isinstance(step, Address):
                 self._route.addr("del", **_address(step))
             elif isinstance(step, Route):
@@ -119,6 +122,18 @@ class Netlink:
             else:
                 self._route.route("del", **_route_found(found.message))
 
+    def check_table(self) -> None:
+        """Raise KernelError when our routing table has somebody else's default route, which ours would come after."""
+        for version, family in _families():
+            for each in self._route.route("dump", family=family):
+                ours = each["proto"] == PROTOCOL or _get(each, "table") != TABLE
+                if each["family"] == family and not each["dst_len"] and not ours:
+                    raise KernelError(
+                        f"the routing table {TABLE} is somebody else's: it has a default route without our tag",
+                        "",
+                        f"see `ip -{version} route show table {TABLE}`",
+                    )
+
     def connections(self) -> tuple[Connection, ...]:
         """Give the TCP connections whose local port has a listener: those that came in, as far as anyone can tell."""
         sockets = [each for _, family in _families() for each in _tcp(family)]
@@ -134,6 +149,13 @@ class Netlink:
             _write_sysctl(name, value)
         self._route.link("set", index=index, state="up")
 
+    def _forget_stale(self, step: Route) -> None:
+        """Remove our default route through an earlier TUN, which a dying worker may still hold: it is in the way."""
+        routes = [each for each in self.tagged() if each.kind == "route" and each.line != step.line]
+        for each in routes if step.ifname else ():
+            if each.message["family"] == _FAMILIES[step.version] and each.message["type"] != _RTN_UNREACHABLE:
+                self.remove_tagged(each)
+
     def _forget(self, family: int) -> None:
         for each in tuple(self._route.neigh("dump", family=family)):
             if each["state"] & _INCOMPLETE:
@@ -147,9 +169,12 @@ class Netlink:
                 yield each.get("ifname"), each
 
 
-def names_in_use() -> set[str]:
-    """Give the names of all links."""
-    return {name for _, name in socket.if_nameindex()}
+def is_taken(name: str) -> bool:
+    """Say whether a link has this name, or has it as another one (IFLA_ALT_IFNAME), which no list of names shows."""
+    try:
+        return socket.if_nametoindex(name) != 0
+    except OSError:
+        return False
 
 
 def has_ipv6() -> bool:

@@ -2,7 +2,8 @@
 
 Loopback resolvers are a stub on this machine: always reachable, so never in the list; where there is nothing else,
 systemd-resolved's own file tells the real ones. Addresses with a scope (`fe80::1%eth0`) are skipped with a warning,
-since a firewall set cannot hold one. Opens nothing.
+since a firewall set cannot hold one. What DHCP writes there is chosen by whoever answers on that network: what the
+tunnel would refuse is skipped, and never a reason for it to end. Opens nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from proxyvpn.errors import UsageError
+from proxyvpn.mark import TUN4, TUN6
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -95,8 +97,10 @@ def _address(text: str) -> tuple[IPAddress | None, str]:
         return None, "not an IP address"
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or address
-    if address.is_multicast:
-        return None, "a multicast address"
+    if address.is_multicast or address == IPv4Address("255.255.255.255"):
+        return None, "the address of no single host"
+    if address in (TUN4, TUN6):
+        return None, "the tunnel's own address"
     if isinstance(address, IPv6Address) and address.is_link_local:
         return None, "a link-local address says nothing without its scope"
     return address, ""

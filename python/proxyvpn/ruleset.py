@@ -29,6 +29,8 @@ from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, Tunnel, colla
 _SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
 _IN: Final = f"ct mark {INBOUND:#x}"
 _ELEMENTS_PER_LINE: Final = 4
+_OWN: Final = "fib saddr type != unicast"
+"""From an address of this machine, or from none yet; what is forwarded has another machine's."""
 _AFTER_END: Final = 2
 """Seconds for which conntrack remembers a connection of ours that has ended; its own values are 10 and 120."""
 _TYPES: Final = {
@@ -221,6 +223,7 @@ def _refuse(host: Host) -> list[str]:
     """
     return [
         'oifname "lo" return',
+        *_circles(host),
         f"meta l4proto tcp meta mark {MARK:#x} return",
         f"{_IN} return",
         *_allowed(host, "return"),
@@ -238,6 +241,7 @@ def _guard(host: Host) -> list[str]:
         f'meta mark {MARK:#x} counter name "dropped" drop',
         'ip option lsrr exists counter name "dropped" drop',
         'ip option ssrr exists counter name "dropped" drop',
+        *(['exthdr rt exists counter name "dropped" drop'] if host.ipv6 else []),
         f"{_IN} accept",
         f'iifname "{host.ifname}" ct direction reply accept',
         *_allowed(host, "accept"),
@@ -251,8 +255,8 @@ def _allowed(host: Host, verdict: str) -> list[str]:
         *_both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}"),
         *_both(host, f"{{ip}} daddr @bypass{{v}} {verdict}"),
         *(_icmpv6(verdict) if host.ipv6 else []),
-        f"udp sport 68 udp dport 67 {verdict}",
-        *([f"udp sport 546 udp dport 547 {verdict}"] if host.ipv6 else []),
+        f"udp sport 68 udp dport 67 {_OWN} {verdict}",
+        *([f"udp sport 546 udp dport 547 {_OWN} {verdict}"] if host.ipv6 else []),
     ]
 
 
@@ -261,9 +265,15 @@ def _icmpv6(verdict: str) -> list[str]:
     return [f"icmpv6 type {{ {kinds} }} ip6 hoplimit 255 {verdict}"]
 
 
+def _circles(host: Host) -> list[str]:
+    """Say no to the worker when no route but the TUN is left to a proxy: its connections would go in circles."""
+    return _both(host, f'oifname "{host.ifname}" {{ip}} daddr . tcp dport @proxy{{v}} reject with tcp reset')
+
+
 def _refuse_open(host: Host) -> list[str]:
     """Without the killswitch nothing is held back but what a program sends into the TUN on purpose."""
     return [
+        *_circles(host),
         f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable'
     ]
 

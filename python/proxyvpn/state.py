@@ -142,8 +142,8 @@ class StateDir:
             raise self._corrupt(error.strerror or "") from error
         try:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size > MAX_BYTES:
-                raise self._corrupt("it is not a small file of yours")
+            if found.st_size > MAX_BYTES:
+                raise self._corrupt("it is too long")
             with open(fd, "rb", closefd=False) as file:
                 return decode(file.read(MAX_BYTES))
         except (ValueError, RecursionError) as error:
@@ -180,7 +180,16 @@ class StateDir:
         os.close(self.fd)
 
     def _openat(self, name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+        """Open a file of ours; a FIFO or a file of others', put there while the directory was open to them, is none."""
+        more = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags & ~os.O_TRUNC | more, 0o600, dir_fd=self.fd)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            os.close(fd)
+            raise OSError(errno.EEXIST, f"{name} in it is not a file of yours alone")
+        if flags & os.O_TRUNC:
+            os.ftruncate(fd, 0)
+        return fd
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):

@@ -58,6 +58,9 @@ class Tunnel:
         _check_number(self.proxies, MOST_PROXIES, "addresses of proxies")
         check_resolvers(self.resolvers)
         _check_number(self.bypass, MOST_BYPASS, "bypass networks")
+        for network in self.bypass:
+            if isinstance(network, IPv6Network) and network.network_address.scope_id:
+                raise UsageError("a bypass network has a scope (%…)")  # any text may stand there: not for a ruleset
         for network in (*collapsed(self.bypass, 4), *collapsed(self.bypass, 6)):
             if network.prefixlen == 0:
                 raise UsageError(f"a bypass of {network} would leave nothing to the tunnel")

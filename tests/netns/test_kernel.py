@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -174,6 +175,63 @@ def test_planted_link_is_left_alone_and_the_next_name_taken(bed: Bed) -> None:
     assert helper.close().left == ()
     assert difference(before, bed.dump()) == ""
     close_all(queues)
+
+
+def test_link_with_another_name_like_ours_is_left_alone(bed: Bed) -> None:
+    bed.host.sh("ip link property add dev up0 altname pvpn0")
+    before = bed.dump()
+    helper = bed.helper()
+    ifname, queues = helper.open(tunnel(killswitch=True))
+    assert ifname == "pvpn1"
+    assert helper.close().left == ()
+    assert difference(before, bed.dump()) == ""
+    close_all(queues)
+
+
+@pytest.mark.parametrize("route", ["-4 route add default via 10.98.0.1", "-6 route add unreachable default metric 7"])
+def test_routing_table_of_somebody_else_is_an_error_and_touches_nothing(bed: Bed, route: str) -> None:
+    bed.host.sh(f"ip {route} table 28790")
+    before = bed.dump()
+    with pytest.raises(ProxyvpnError, match="routing table 28790 is somebody else's"):
+        bed.helper().open(tunnel(killswitch=True))
+    assert difference(before, bed.dump()) == ""
+
+
+def test_dead_tunnel_whose_worker_lingers_is_taken_over(bed: Bed) -> None:
+    before = bed.dump()
+    crashed, lingering = engaged(bed, "libnftables", killswitch=True)
+    crashed.end()
+    helper = bed.helper()
+    ifname, queues = helper.open(tunnel(killswitch=True))
+    helper.engage()
+    assert ifname == "pvpn1"
+    for version in (4, 6):
+        assert "default dev pvpn1" in bed.host.sh(f"ip -{version} route show table 28790")
+    assert helper.close().left == ()
+    close_all((*queues, *lingering))
+    assert difference(before, bed.dump()) == ""
+
+
+def test_user_who_locks_the_namespace_keeps_nobody_from_teardown(bed: Bed) -> None:
+    crashed, queues = engaged(bed, "libnftables", killswitch=True)
+    close_all(queues)
+    crashed.end()
+    locking = (
+        "import fcntl; f = open('/proc/self/ns/net'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    )
+    user = ("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "/usr/bin/env", "-i", "/usr/bin/python3")
+    squatter = subprocess.Popen(
+        bed.host.command(*user, "-c", locking), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert squatter.stdout and squatter.stdout.readline() == "1\n"
+    assert bed.helper().status().locked
+    assert bed.helper().reclaim().left == ()
+    helper, queues = engaged(bed, "libnftables", killswitch=False)
+    with pytest.raises(AlreadyUp):
+        bed.helper().status()
+    helper.close()
+    close_all(queues)
+    squatter.communicate("")
 
 
 def test_one_tunnel_in_a_namespace(bed: Bed) -> None:

@@ -24,7 +24,7 @@ class FakeKernel:
         self._adds_until_refusal = refuse
         self._queues: tuple[int, ...] = ()
 
-    def claim(self) -> None:
+    def claim(self, alone: bool = True) -> None:  # noqa: ARG002
         if self.claimed_by_another:
             raise AlreadyUp("a tunnel is up in this network namespace already")
         self.claimed = True

@@ -211,6 +211,19 @@ def test_failed_take_over_leaves_a_locked_machine_locked(state: StateDir, stage:
     assert "state.json" in files(state)
 
 
+def test_helper_that_dies_after_a_take_over_without_killswitch_is_cleaned_up_after(
+    state: StateDir, stage: Stage
+) -> None:
+    stage.kernel.locked = True
+    running = Running(OPTIONS, state, stage)
+    stage.kernel.fail[Status] = Ended()
+    with pytest.raises(StateError):
+        running.condition()
+    outcome = running.outcome()
+    assert isinstance(outcome, ProxyvpnError) and not isinstance(outcome, MachineLocked)
+    assert stage.kernel.asked[-1] == "Reclaim"
+
+
 def test_helper_that_dies_opening_is_cleaned_up_after_by_another(state: StateDir, stage: Stage) -> None:
     stage.kernel.fail[Engage] = Ended()
     assert isinstance(run(OPTIONS, state, stage), RolledBack)

@@ -301,6 +301,29 @@ def test_failed_take_over_without_killswitch_is_either_locked_or_open_and_never_
     life.end()
 
 
+def test_asker_that_dies_in_a_take_over_without_killswitch_does_not_open_the_machine() -> None:
+    kernel = FakeKernel()
+    crashed = Life(kernel)
+    crashed.ask(Open(VERSION, CLOSED_TUNNEL), Engage())
+    crashed.end()
+    life = Life(kernel)
+    life.ask(Open(VERSION, OPEN_TUNNEL))
+    life.end()
+    assert kernel.locked() and kernel.was_locked_always
+    assert "killswitch stays" in life.said[-1]
+
+
+def test_asker_that_dies_after_a_take_over_without_killswitch_leaves_an_open_machine() -> None:
+    kernel = FakeKernel()
+    crashed = Life(kernel)
+    crashed.ask(Open(VERSION, CLOSED_TUNNEL), Engage())
+    crashed.end()
+    life = Life(kernel)
+    life.ask(Open(VERSION, OPEN_TUNNEL), Engage())
+    life.end()
+    assert not kernel.locked()
+
+
 def test_locked_machine_is_taken_over_and_what_is_stale_goes(kernel: FakeKernel) -> None:
     crashed = Life(kernel)
     kernel.foreign_links = {"pvpn0"}
@@ -322,7 +345,9 @@ def test_taken_name_leads_to_the_next(life: Life, kernel: FakeKernel) -> None:
     kernel.foreign_links = {"pvpn0", "pvpn1"}
     assert life.ask(Open(VERSION, CLOSED_TUNNEL)) == Opened("pvpn2")
     assert [step.host.ifname for step in kernel.held if isinstance(step, Firewall)] == ["pvpn2"]
-    life.ask(Close())
+    closed = life.ask(Close())
+    assert isinstance(closed, Closed)
+    assert [line for line in closed.undone if "link del" in line] == ["ip link del dev pvpn2"]
     assert kernel.held == []
 
 
@@ -366,3 +391,8 @@ def test_caller_of_the_same_namespace_is_accepted() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         helper.check_peer(theirs.fileno())
+
+
+def test_words_of_the_asker_cannot_write_to_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    helper.say_on_stderr("fd00::1%x\n[#] all is well\x1b]0;evil\x07")
+    assert capfd.readouterr().err == "fd00::1%x?[#] all is well?]0;evil?\n"

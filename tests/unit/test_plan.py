@@ -117,6 +117,7 @@ def test_the_kernel_without_ipv6_is_told_nothing_of_it() -> None:
         ("bypass", (ip_network("10.0.0.0/8"),) * 65),
         ("bypass", (ip_network("0.0.0.0/0"),)),
         ("bypass", (ip_network("::/0"),)),
+        ("bypass", (ip_network("2001:db8::%x, 8000::/64"),)),
         ("bypass", (ip_network("0.0.0.0/1"), ip_network("128.0.0.0/1"))),
         ("queues", 0),
         ("queues", 5),

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyvpn.errors import UsageError
+from proxyvpn.mark import TUN4, TUN6
 from proxyvpn.resolvers import MOST, choose, parse, parse_address
+from proxyvpn.tunnel import check_resolvers
 
 
 def found(text: str) -> list[str]:
@@ -32,7 +34,10 @@ def test_line_that_is_no_nameserver_is_passed_over(line: str) -> None:
     assert parse(line).warnings == ()
 
 
-@pytest.mark.parametrize("address", ["fe80::1%eth0", "fe80::1", "example.org", "192.0.2", "224.0.0.1", "\x1b[31m"])
+@pytest.mark.parametrize(
+    "address",
+    ["fe80::1%eth0", "fe80::1", "example.org", "192.0.2", "224.0.0.1", "\x1b[31m", "255.255.255.255", "198.18.0.1"],
+)
 def test_address_that_cannot_be_let_through_is_skipped_with_a_warning(address: str) -> None:
     result = parse(f"nameserver {address}\nnameserver 192.0.2.1 # mine\n")
     assert [str(each) for each in result.addresses] == ["192.0.2.1"]
@@ -83,3 +88,10 @@ def test_typed_resolver_that_cannot_be_meant_is_refused(text: str) -> None:
 def test_any_text_gives_addresses_outside_this_machine(text: str) -> None:
     for address in parse(text).addresses:
         assert not address.is_loopback
+
+
+@given(
+    st.one_of(st.ip_addresses(), st.sampled_from([TUN4, TUN6, ip_address("255.255.255.255"), ip_address("0.0.0.0")]))
+)
+def test_what_resolv_conf_can_say_never_makes_the_tunnel_refuse(address: object) -> None:
+    check_resolvers(parse(f"nameserver {address}\n").addresses)

@@ -155,6 +155,21 @@ def test_fifo_in_place_of_the_record_does_not_hang(tmp_path: Path) -> None:
         directory.read()
 
 
+@pytest.mark.parametrize("name", ["lock", "log", "state.json", "state.json.new"])
+@pytest.mark.parametrize("planted", ["fifo", "hard link"])
+def test_what_others_planted_is_refused_at_once(tmp_path: Path, name: str, planted: str) -> None:
+    directory, victim = opened(tmp_path / "s"), tmp_path / "victim"
+    victim.write_text("precious")
+    if planted == "fifo":
+        os.mkfifo(tmp_path / "s" / name)
+    else:
+        os.link(victim, tmp_path / "s" / name)
+    act = {"lock": directory.lock, "log": directory.log, "state.json": directory.read}
+    with pytest.raises(StateError):
+        act.get(name, lambda: directory.write(RECORD))()
+    assert victim.read_text() == "precious"
+
+
 @given(st.binary())
 def test_any_bytes_are_a_record_or_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError):
