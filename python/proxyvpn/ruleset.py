@@ -274,7 +274,7 @@ def _refuse_open(host: Host) -> list[str]:
     """Without the killswitch nothing is held back but what a program sends into the TUN on purpose."""
     return [
         *_circles(host),
-        f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable'
+        f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable',
     ]
 
 
