@@ -7,6 +7,7 @@ carries more descriptors than MAX_FDS, raises ProtocolError; descriptors that ca
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ class Channel:
         except ProtocolError:
             close_all(fds)
             raise
+
+    def hang_up(self) -> None:
+        """Let both ends see end of file; the descriptor stays, for whoever waits on it."""
+        with contextlib.suppress(OSError):  # the other end may have gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

@@ -2,7 +2,7 @@
 
 A child is a process with one SEQPACKET socket as its fd 0; closing our end is what tells it to stop. Children get an
 environment of their own making: no proxy variable, and so no password, ever reaches one. An answer that does not come
-in time leaves the channel out of step, so it ends the child.
+in time leaves the channel out of step, so it ends the child: what it was asked last, it has then not been told to undo.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from proxyvpn.plan import Tunnel
 LIMIT: Final = 5.0
 """Seconds that an answer may take …"""
 UNDO_LIMIT: Final = 10.0
-"""… and one that undoes everything."""
+"""… and one that loads or undoes everything."""
 REAP_LIMIT: Final = 3.0
 
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
@@ -87,6 +87,7 @@ class Child:
         self._channel = channel
         self._process = process
         self._closed = False
+        self._out_of_step = False
 
     @property
     def pid(self) -> int:
@@ -109,7 +110,7 @@ class Child:
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Ask without waiting. Raises ChildGone."""
-        if self._closed:
+        if self._closed or self._out_of_step:
             raise ChildGone(f"the {self.name} process has ended")
         try:
             self._channel.settimeout(LIMIT)
@@ -150,6 +151,8 @@ class Child:
         try:
             received = self._channel.receive()
         except TimeoutError as error:
+            self._out_of_step = True
+            self._channel.hang_up()
             raise ChildGone(
                 f"the {self.name} process (pid {self.pid}) does not answer",
                 f"waited {limit:.0f} s",
@@ -172,12 +175,12 @@ class Helper(Child):
     def open(self, tunnel: Tunnel) -> tuple[str, tuple[int, ...]]:
         """Make the TUN; give its name and its queues."""
         self.send(Open(VERSION, tunnel))
-        opened, fds = self.take(Opened)
+        opened, fds = self.take(Opened, UNDO_LIMIT)
         return opened.ifname, fds
 
     def engage(self) -> tuple[str, ...]:
         """Route and capture; give the steps that the kernel now holds."""
-        return self.ask(Engage(), Engaged).steps
+        return self.ask(Engage(), Engaged, UNDO_LIMIT).steps
 
     def attach(self) -> tuple[int, ...]:
         """Give the TUN queues again."""
