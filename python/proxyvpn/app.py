@@ -18,6 +18,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Final
 
 from proxyvpn import control, plan, report, resolvers, restarts
 from proxyvpn.channel import Channel
@@ -30,6 +31,11 @@ from proxyvpn.reach import Interrupted, Place
 from proxyvpn.resolvers import Resolvers
 from proxyvpn.state import VERSION, Record, StateDir
 from proxyvpn.world import World
+
+_FIREWALL_GONE: Final = (
+    "the killswitch is NOT in place: something has removed its firewall (`nft flush ruleset`?) and everything leaves "
+    "directly; run `proxyvpn teardown` and `proxyvpn up` again"
+)
 
 
 class Phase(enum.Enum):
@@ -232,7 +238,9 @@ class Life:
             counters = self._worker.counters()
         except ProxyvpnError as error:
             counters, notes = {}, (error.what,)
-        record = self._record
+        record, held = self._record, self._helper.status()
+        if record.killswitch and not held.locked:
+            notes = (*notes, _FIREWALL_GONE)
         return Report(
             ifname=record.ifname,
             proxies=record.proxies,
@@ -241,7 +249,7 @@ class Life:
             killswitch=record.killswitch,
             since=record.since,
             restarts=self._restarts.count,
-            dropped=self._helper.status().dropped,
+            dropped=held.dropped,
             notes=notes,
             counters=counters,
         )

@@ -127,7 +127,15 @@ def teardown(voice: Voice, /, state_dir: Path | None) -> Exit:
 
 def main() -> None:
     """Run a command and exit with its code."""
+    keep_standard_descriptors()
     sys.exit(run(sys.argv[1:], Voice()))
+
+
+def keep_standard_descriptors() -> None:
+    """Open what was closed of 0, 1 and 2, lest a lock or a socket be given that number and written to."""
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def run(arguments: list[str], voice: Voice) -> int:

@@ -56,8 +56,9 @@ class Voice:
 
     def detach(self, log: int) -> None:
         """Go on in a child whose stdout and stderr are `log`; the caller's process ends here, when that is ready."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # it is None where its descriptor was closed
+                stream.flush()
         theirs, ours = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child:

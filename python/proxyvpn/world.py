@@ -6,6 +6,7 @@ Also who this process is, and signals as something to poll.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -56,7 +57,8 @@ class World:
 
 
 def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
-    """Give the World in which `up` runs."""
+    """Give the World in which `up` runs. From here on no core file is written: it would hold the proxy's password."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     environ = dict(os.environ)
     return World(
         helper=lambda: Helper.start(environ),

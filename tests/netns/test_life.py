@@ -120,8 +120,14 @@ def credentials(pid: int) -> dict[str, str]:
 
 
 def test_processes_hold_no_more_than_they_need(fresh: Rig, proxy: proxies.RunningProxy) -> None:
-    with up(fresh.host, *options(proxy, "--killswitch")) as running:
+    with up(
+        fresh.host, *options(proxy, "--killswitch"), before=("sh", "-c", 'ulimit -c hard; exec "$0" "$@"')
+    ) as running:
         helper, worker = credentials(running.helper), credentials(running.worker)
+        for pid in (running.process.pid, running.helper, running.worker):
+            limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+            core = next(line for line in limits if line.startswith("Max core file size"))
+            assert core.split()[4:6] == ["0", "0"], "a core file would hold the password"
     for each in (helper, worker):
         assert "0" not in each["Uid"].split()
         assert (each["CapBnd"], each["CapInh"], each["CapAmb"], each["NoNewPrivs"]) == (

@@ -302,6 +302,20 @@ def test_changed_resolvers_are_let_through_while_up(state: StateDir, stage: Stag
     assert stage.kernel.asked.count("Update") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "locked", "noted"), [(KILLSWITCH, False, True), (KILLSWITCH, True, False), (OPTIONS, False, False)]
+)
+def test_status_does_not_claim_a_killswitch_that_somebody_has_removed(
+    state: StateDir, stage: Stage, options: Options, locked: bool, noted: bool
+) -> None:
+    running = Running(options, state, stage)
+    stage.kernel.locked = locked
+    found = running.condition()
+    assert found.report is not None
+    assert any("NOT in place" in note for note in found.report.notes) == noted
+    assert running.end() is Exit.OK
+
+
 def test_resolvers_that_were_typed_are_not_followed(state: StateDir, stage: Stage) -> None:
     stage.look_every = 0.0
     running = Running(replace(OPTIONS, dns=(ip_address("192.0.2.1"),)), state, stage)

@@ -147,3 +147,23 @@ def test_start_of_the_command_line_imports_little() -> None:
         check=True,
     )
     assert not {"msgpack", "pyroute2", "proxyvpn.app", "proxyvpn._tunstack"} & set(found.stdout.split())
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_standard_descriptors_are_not_taken_for_files_of_ours(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "s").mkdir(0o700)
+    (tmp_path / "s" / "state.json").write_text("{")
+    command = [sys.executable, "-m", "proxyvpn", "up", "--detach", "--proxy", "http://192.0.2.7:3128"]
+    script = f'exec "$@" {closed}'
+    found = subprocess.run(
+        ["sh", "-c", script, "sh", *command, "--state-dir", str(tmp_path / "s")],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert found.returncode == Exit.ERROR
+    assert "should not have happened" not in found.stderr
+    assert "state.json cannot be read" in (tmp_path / "s" / "log").read_text()
+    assert (tmp_path / "s" / "state.json").read_text() == "{"
