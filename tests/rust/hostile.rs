@@ -2,56 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::by_hand::{framed, packet};
 use crate::world::{TARGET, World};
-use _tunstack::packet::{checksum, pseudo_sum};
 use proptest::prelude::*;
 use smoltcp::time::Duration;
-
-/// A TCP packet from the program's address, with right checksums.
-pub fn packet(
-    source: IpAddr,
-    target: IpAddr,
-    ports: (u16, u16),
-    flags: u8,
-    numbers: (u32, u32),
-    tail: &[u8],
-) -> Vec<u8> {
-    let options = tail.len().min(40) / 4 * 4;
-    let mut tcp = Vec::new();
-    tcp.extend(ports.0.to_be_bytes());
-    tcp.extend(ports.1.to_be_bytes());
-    tcp.extend(numbers.0.to_be_bytes());
-    tcp.extend(numbers.1.to_be_bytes());
-    tcp.extend([((5 + options / 4) << 4) as u8, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    tcp.extend(tail);
-    let (mut header, addresses) = match (source, target) {
-        (IpAddr::V4(source), IpAddr::V4(target)) => {
-            let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0];
-            header.extend(source.octets());
-            header.extend(target.octets());
-            header[2..4].copy_from_slice(&((20 + tcp.len()) as u16).to_be_bytes());
-            let sum = checksum(0, &header);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            (header, [source.octets(), target.octets()].concat())
-        }
-        (IpAddr::V6(source), IpAddr::V6(target)) => {
-            let mut header = vec![0x60, 0, 0, 0, 0, 0, 6, 64];
-            header[4..6].copy_from_slice(&(tcp.len() as u16).to_be_bytes());
-            header.extend(source.octets());
-            header.extend(target.octets());
-            (header, [source.octets(), target.octets()].concat())
-        }
-        _ => unreachable!(),
-    };
-    let sum = checksum(pseudo_sum(&addresses, 6, tcp.len()), &tcp);
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    header.extend(tcp);
-    header
-}
-
-pub fn framed(packet: &[u8]) -> Vec<u8> {
-    [&[0; 10], packet].concat()
-}
 
 fn address4() -> impl Strategy<Value = IpAddr> {
     prop_oneof![

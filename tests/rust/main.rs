@@ -2,8 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod flows;
+mod by_hand;
+mod carrying;
+mod closing;
+mod epoll;
 mod hostile;
+mod opening;
+mod program;
 mod scripted;
 mod segments;
+mod streams;
+mod wire;
 mod world;

@@ -3,15 +3,14 @@
 use std::io::Write;
 use std::net::TcpStream;
 
-use crate::flows::reset;
-use crate::world::{TARGET, Wire, World};
+use crate::streams::reset;
+use crate::wire::Wire;
+use crate::world::{GRANT, TARGET, World};
 use _tunstack::stats::{Counter, Stats};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
 
 type CounterOf = fn(&Stats) -> &Counter;
-
-const REPLY: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// Let a connect be refused with `answer`, the proxy hanging up after it.
 fn refused(world: &mut World, port: u16, answer: &[u8]) {
@@ -19,20 +18,20 @@ fn refused(world: &mut World, port: u16, answer: &[u8]) {
     let (mut stream, _) = world.request(0);
     stream.write_all(answer).unwrap();
     drop(stream);
-    world.until("refused", |world| world.socket(handle).state() == State::Closed);
+    world.closed(handle);
 }
 
 #[test]
 fn reply_in_two_pieces_opens_wherever_it_is_cut() {
-    for cut in 1..REPLY.len() {
+    for cut in 1..GRANT.len() {
         let mut world = World::plain();
         let handle = world.connect(TARGET, 40000);
         let (mut stream, _) = world.request(0);
-        stream.write_all(&REPLY[..cut]).unwrap();
+        stream.write_all(&GRANT[..cut]).unwrap();
         world.rest(Duration::from_millis(100));
         assert_eq!(world.socket(handle).state(), State::SynSent, "cut at {cut}");
-        stream.write_all(&REPLY[cut..]).unwrap();
-        world.until("connected", |world| world.socket(handle).state() == State::Established);
+        stream.write_all(&GRANT[cut..]).unwrap();
+        world.connected(handle);
     }
 }
 
@@ -40,13 +39,13 @@ fn reply_in_two_pieces_opens_wherever_it_is_cut() {
 fn proxy_that_ends_anywhere_in_its_reply_refuses_once() {
     let ends: [fn(TcpStream); 2] = [drop, reset];
     for end in ends {
-        for length in 0..REPLY.len() {
+        for length in 0..GRANT.len() {
             let mut world = World::plain();
             let handle = world.connect(TARGET, 40000);
             let (mut stream, _) = world.request(0);
-            stream.write_all(&REPLY[..length]).unwrap();
+            stream.write_all(&GRANT[..length]).unwrap();
             end(stream);
-            world.until("refused", |world| world.socket(handle).state() == State::Closed);
+            world.closed(handle);
             assert_eq!(world.stats.refused_closed.get(), 1, "after {length} bytes");
             assert_eq!(world.notes.take().len(), 1);
             world.assert_empty();
@@ -103,7 +102,7 @@ fn dead_proxies_refuse_within_the_timeout_and_one_that_comes_back_serves() {
     world.proxies.clear();
     let begin = world.now;
     let handle = world.connect(TARGET, 40000);
-    world.until("refused", |world| world.socket(handle).state() == State::Closed);
+    world.closed(handle);
     assert!((world.now - begin).total_millis() < 31_000);
     assert_eq!(world.stats.refused_unreachable.get(), 1);
     let back = std::net::TcpListener::bind(address).unwrap();

@@ -1,86 +1,11 @@
 //! Segments made by hand: what a kernel may send and smoltcp as a program never does.
 
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 
-use crate::flows::exchange;
-use crate::hostile::{framed, packet};
-use crate::world::{TARGET, World, bytes, read_some, write_some};
-use smoltcp::socket::tcp::State;
-use smoltcp::wire::{Ipv4Packet, TcpPacket};
-
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-
-/// A program that sends what a test says; `first` is its initial sequence number.
-struct Peer {
-    world: World,
-    first: u32,
-    mss: u16,
-    /// The next sequence number that the stack will send, and payload sizes seen.
-    expected: u32,
-    largest: usize,
-    ended: bool,
-}
-
-impl Peer {
-    fn new(first: u32, mss: u16) -> Peer {
-        Peer { world: World::plain(), first, mss, expected: 0, largest: 0, ended: false }
-    }
-
-    /// Send `data` at `offset` from the first byte of the stream (-1 is the SYN).
-    fn send(&mut self, flags: u8, offset: i32, data: &[u8]) {
-        let mut tail = vec![1; 40]; // no-operations
-        tail[..4].copy_from_slice(&[2, 4, (self.mss >> 8) as u8, self.mss as u8]);
-        tail.extend(data);
-        let sequence = self.first.wrapping_add(1).wrapping_add_signed(offset);
-        let addresses = ("10.0.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap());
-        let frame = packet(addresses.0, addresses.1, (40000, 443), flags, (sequence, self.expected), &tail);
-        self.world.inject(&framed(&frame));
-        self.turn();
-    }
-
-    /// Let the stack act and read what it sends.
-    fn turn(&mut self) {
-        for _ in 0..3 {
-            self.world.stack_acts();
-        }
-        while let Some(frame) = self.world.taken() {
-            let ip = Ipv4Packet::new_checked(&frame[10..]).unwrap();
-            let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
-            let gso = usize::from(u16::from_le_bytes([frame[4], frame[5]]));
-            let size = if frame[1] == 0 { tcp.payload().len() } else { gso };
-            self.largest = self.largest.max(size);
-            self.ended |= tcp.fin();
-            self.expected = (tcp.seq_number().0 as u32).wrapping_add(tcp.segment_len() as u32);
-        }
-    }
-
-    fn accept(&mut self) -> TcpStream {
-        for _ in 0..1000 {
-            self.turn();
-            if let Ok((stream, _)) = self.world.proxies[0].accept() {
-                stream.set_nonblocking(true).unwrap();
-                return stream;
-            }
-        }
-        panic!("no connection to the proxy");
-    }
-
-    fn open(&mut self, data: &[u8]) -> TcpStream {
-        self.send(SYN, -1, data);
-        let mut stream = self.accept();
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-        self.turn();
-        self.send(ACK, 0, b"");
-        let mut request = Vec::new();
-        read_some(&stream, &mut request).unwrap();
-        assert!(request.ends_with(b"\r\n\r\n"));
-        stream
-    }
-}
+use crate::by_hand::{ACK, FIN, Peer, RST, SYN};
+use crate::streams::{bytes, exchange, read_some, write_some};
+use crate::world::{GRANT, TARGET, World};
 
 #[test]
 fn overlapping_and_swapped_segments_around_the_wrap_arrive_once() {
@@ -177,8 +102,8 @@ fn windows_of_a_few_bytes_are_enough() {
         let mut world = World::plain();
         let handle = world.program.connect(TARGET.parse().unwrap(), 40000, ring);
         let (mut stream, _) = world.request(0);
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-        world.until("connected", |world| world.socket(handle).state() == State::Established);
+        stream.write_all(GRANT).unwrap();
+        world.connected(handle);
         exchange(&mut world, handle, &stream, &bytes(300, 1), &bytes(300, 2));
         world.assert_empty();
     }

@@ -1,40 +1,34 @@
 //! A small world in virtual time: a program's TCP (smoltcp again) on one end of a packet socket, our stack on the other,
 //! and a proxy on a real loopback socket that does what each test says.
 //!
-//!     program (smoltcp) ──SEQPACKET pair, virtio_net_hdr──> Stack ──TCP on 127.0.0.1──> proxy (this test)
+//!     program (smoltcp) ──wire.rs, virtio_net_hdr──> Stack ──TCP on 127.0.0.1──> proxy (this test)
 //!
 //! Nothing sleeps: time moves by a millisecond a step, or straight to the next timer where nothing else happens.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-use _tunstack::device::{Device, HEADER};
-
+use _tunstack::device::Device;
 use _tunstack::shared::{Proxy, Shared};
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
-use _tunstack::upstream::{Ready, Upstream};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use _tunstack::upstream::Upstream;
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+
+use crate::epoll::Epoll;
+use crate::program::Program;
+use crate::streams::read_some;
+use crate::wire::Wire;
 
 const MEMORY: u64 = 1 << 30;
 pub const TARGET: &str = "192.0.2.1:443";
 pub const TARGET6: &str = "[2001:db8::1]:443";
-
-/// What the wire between the program and the stack does to packets.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Wire {
-    /// Of 256 packets, so many are lost, come twice, or are overtaken by the next one.
-    pub lost: u8,
-    pub doubled: u8,
-    pub overtaken: u8,
-    pub seed: u32,
-}
+/// A proxy that lets connections through at once.
+pub const GRANT: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 pub struct World {
     pub now: Instant,
@@ -43,34 +37,23 @@ pub struct World {
     pub notes: Arc<Notes>,
     pub program: Program,
     pub proxies: Vec<TcpListener>,
-    watched: Vec<Watched>,
-}
-
-/// What epoll(7) would watch: a descriptor, its token, and the socket that it was, whose end ends the watch even when
-/// the number is given again.
-struct Watched {
-    fd: RawFd,
-    token: u64,
-    socket: Option<u64>,
-}
-
-/// The program's side: its interface and its sockets.
-pub struct Program {
-    interface: Interface,
-    device: Packets,
-    pub sockets: SocketSet<'static>,
+    epoll: Epoll,
 }
 
 impl World {
     /// Make a world with `proxies` proxies; the program's link has this MTU.
     pub fn new(proxies: usize, mtu: usize, wire: Wire) -> World {
+        World::with((0..proxies).map(|_| listener()).collect(), mtu, wire)
+    }
+
+    /// Make a world with these proxies.
+    pub fn with(proxies: Vec<TcpListener>, mtu: usize, wire: Wire) -> World {
         let (ours, theirs) = packet_pair();
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
-        let listeners: Vec<TcpListener> = (0..proxies).map(|_| listener()).collect();
         let now = Instant::from_secs(1000);
-        let stack = stack(ours, &listeners, 0, &stats, &notes, now);
+        let stack = stack(ours, &proxies, 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
-        World { now, stack, stats, notes, program, proxies: listeners, watched: Vec::new() }
+        World { now, stack, stats, notes, program, proxies, epoll: Epoll::new() }
     }
 
     pub fn plain() -> World {
@@ -87,26 +70,15 @@ impl World {
     /// Let the stack act alone, and a millisecond go by: what it sends waits in the TUN.
     pub fn stack_acts(&mut self) {
         while self.stack.read_packet(self.now).unwrap() {}
-        self.report_readiness();
+        for (token, ready) in self.epoll.news() {
+            self.stack.wake(token, ready);
+        }
         self.stack.serve(self.now);
-        let watch = |(fd, token)| Watched { fd, token, socket: inode(fd) };
-        self.watched.extend(self.stack.dials().map(watch));
+        for (fd, token) in self.stack.dials() {
+            self.epoll.watch(fd, token);
+        }
         self.stack.unstick();
         self.now += Duration::from_millis(1);
-    }
-
-    /// Take the next packet that waits for the program in the TUN, with its virtio_net_hdr.
-    pub fn taken(&mut self) -> Option<Vec<u8>> {
-        let mut frame = vec![0; 70_000];
-        // SAFETY: `frame` is writable for its length.
-        let length = unsafe { libc::read(self.program.device.fd.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len()) };
-        frame.truncate(usize::try_from(length).ok()?);
-        Some(frame)
-    }
-
-    /// Let the program act alone: what it sends waits in the TUN.
-    pub fn program_acts(&mut self) {
-        self.program.poll(self.now);
     }
 
     /// Step until `done`; where nothing happens for long, time jumps to the next timer. Panics after many steps.
@@ -136,8 +108,7 @@ impl World {
 
     /// Let time go straight to the next timer, or to `end` where that comes first.
     fn jump(&mut self, end: Option<Instant>) {
-        let program = self.program.interface.poll_at(self.now, &self.program.sockets);
-        let next = [self.stack.next_timer(), program, end].into_iter().flatten().min();
+        let next = [self.stack.next_timer(), self.program.next_timer(self.now), end].into_iter().flatten().min();
         if let Some(at) = next
             && !self.stack.is_pending()
         {
@@ -151,32 +122,11 @@ impl World {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
         self.stack = stack(queue, &self.proxies, warm, &self.stats, &self.notes, self.now);
-        self.watched.clear();
-    }
-
-    fn report_readiness(&mut self) {
-        self.watched.retain(|watched| watched.socket.is_some() && inode(watched.fd) == watched.socket);
-        let events = libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP;
-        let mut polled: Vec<libc::pollfd> =
-            self.watched.iter().map(|watched| libc::pollfd { fd: watched.fd, events, revents: 0 }).collect();
-        // SAFETY: `polled` is valid for its length; no time is spent.
-        unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, 0) };
-        for (poll, watched) in polled.iter().zip(&self.watched) {
-            let has = |flags| poll.revents & flags != 0;
-            let ready = Ready {
-                readable: has(libc::POLLIN),
-                writable: has(libc::POLLOUT),
-                hangup: has(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR),
-                broken: has(libc::POLLHUP | libc::POLLERR),
-            };
-            self.stack.wake(watched.token, ready);
-        }
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
     pub fn inject(&mut self, frame: &[u8]) {
-        // SAFETY: `frame` is readable for its length.
-        unsafe { libc::write(self.program.device.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
+        self.program.link.inject(frame);
     }
 
     /// Let the program open a connection.
@@ -209,9 +159,19 @@ impl World {
     pub fn open(&mut self, target: &str, local_port: u16) -> (SocketHandle, TcpStream) {
         let handle = self.connect(target, local_port);
         let (mut stream, _) = self.request(0);
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-        self.until("connected", |world| world.socket(handle).state() == State::Established);
+        stream.write_all(GRANT).unwrap();
+        self.connected(handle);
         (handle, stream)
+    }
+
+    /// Go on until the program's connect() has succeeded.
+    pub fn connected(&mut self, handle: SocketHandle) {
+        self.until("connected", |world| world.socket(handle).state() == State::Established);
+    }
+
+    /// Go on until the program's connection is closed: its connect() has failed, or it was reset.
+    pub fn closed(&mut self, handle: SocketHandle) {
+        self.until("refused or reset", |world| world.socket(handle).state() == State::Closed);
     }
 
     /// Check that nothing is left: no flow, no ring, and, when their time has come, no timer.
@@ -222,70 +182,6 @@ impl World {
         let gauges = (self.stats.flows_connecting_now.get(), self.stats.flows_open_now.get());
         assert_eq!(gauges, (0, 0));
     }
-}
-
-impl Program {
-    fn new(fd: OwnedFd, mtu: usize, wire: Wire, now: Instant) -> Program {
-        let mut device = Packets { fd, mtu, wire, random: wire.seed, held: None };
-        let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, now);
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(IpAddress::v4(10, 0, 0, 2), 0)).unwrap();
-            addresses.push(IpCidr::new("2001:db8::2".parse().unwrap(), 0)).unwrap();
-        });
-        Program { interface, device, sockets: SocketSet::new(Vec::new()) }
-    }
-
-    fn poll(&mut self, now: Instant) {
-        self.interface.poll(now, &mut self.device, &mut self.sockets);
-    }
-
-    /// Open a connection with rings of `ring` bytes.
-    pub fn connect(&mut self, target: SocketAddr, local_port: u16, ring: usize) -> SocketHandle {
-        let buffer = || SocketBuffer::new(vec![0; ring]);
-        let handle = self.sockets.add(Socket::new(buffer(), buffer()));
-        let socket = self.sockets.get_mut::<Socket<'_>>(handle);
-        let remote = IpEndpoint::new(target.ip().into(), target.port());
-        socket.connect(self.interface.context(), remote, local_port).unwrap();
-        handle
-    }
-}
-
-/// Read what is there; says whether the far end has closed, or reset.
-pub fn read_some(mut stream: &TcpStream, into: &mut Vec<u8>) -> Result<bool, ErrorKind> {
-    let mut buffer = [0; 65536];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(true),
-            Ok(count) => into.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error.kind()),
-        }
-    }
-}
-
-/// Write what is taken of `bytes` from `sent` on.
-pub fn write_some(mut stream: &TcpStream, bytes: &[u8], sent: &mut usize) {
-    while *sent < bytes.len() {
-        match stream.write(&bytes[*sent..]) {
-            Ok(count) => *sent += count,
-            Err(_) => return,
-        }
-    }
-}
-
-/// Give `length` bytes that do not repeat in a simple way.
-pub fn bytes(length: usize, seed: u32) -> Vec<u8> {
-    let mut state = seed;
-    (0..length).map(|_| (xorshift(&mut state) >> 11) as u8).collect()
-}
-
-fn xorshift(state: &mut u32) -> u32 {
-    let mut x = *state | 1;
-    x ^= x << 13;
-    x ^= x >> 17;
-    x ^= x << 5;
-    *state = x;
-    x
 }
 
 fn stack(
@@ -306,16 +202,7 @@ fn stack(
     Stack::new(Device::new(queue, Arc::clone(stats)), shared, 7, now)
 }
 
-/// Give the number of the socket behind a descriptor; None when it was closed.
-fn inode(fd: RawFd) -> Option<u64> {
-    // SAFETY: all zeroes is a valid `stat`, which the call fills in.
-    unsafe {
-        let mut found: libc::stat = std::mem::zeroed();
-        (libc::fstat(fd, &raw mut found) == 0).then_some(found.st_ino)
-    }
-}
-
-fn listener() -> TcpListener {
+pub fn listener() -> TcpListener {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
@@ -328,96 +215,5 @@ fn packet_pair() -> (OwnedFd, OwnedFd) {
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         assert_eq!(libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()), 0);
         (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1]))
-    }
-}
-
-/// The program's link: packets with a virtio_net_hdr on a socket, and the mishaps of `wire` on the way out and in.
-struct Packets {
-    fd: OwnedFd,
-    mtu: usize,
-    wire: Wire,
-    random: u32,
-    held: Option<Vec<u8>>,
-}
-
-impl Packets {
-    fn happens(&mut self, of_256: u8) -> bool {
-        of_256 > 0 && (xorshift(&mut self.random) >> 7) as u8 <= of_256
-    }
-
-    /// Send `packet`, or not, or twice, or after the next one.
-    fn send(&mut self, packet: &[u8]) {
-        if self.happens(self.wire.lost) {
-            return;
-        }
-        if self.held.is_none() && self.happens(self.wire.overtaken) {
-            self.held = Some(packet.to_vec());
-            return;
-        }
-        self.write(packet);
-        if self.happens(self.wire.doubled) {
-            self.write(packet);
-        }
-        if let Some(held) = self.held.take() {
-            self.write(&held);
-        }
-    }
-
-    fn write(&mut self, packet: &[u8]) {
-        let mut framed = vec![0; HEADER];
-        framed[0] = 1; // the checksum is the kernel's to fill in
-        framed.extend_from_slice(packet);
-        // SAFETY: `framed` is readable for its length. A full socket loses the packet, as a full queue does.
-        unsafe { libc::write(self.fd.as_raw_fd(), framed.as_ptr().cast(), framed.len()) };
-    }
-}
-
-impl phy::Device for Packets {
-    type RxToken<'a> = Incoming;
-    type TxToken<'a> = Outgoing<'a>;
-
-    fn receive(&mut self, _now: Instant) -> Option<(Incoming, Outgoing<'_>)> {
-        loop {
-            let mut buffer = vec![0; 70_000];
-            // SAFETY: `buffer` is writable for its length.
-            let length = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-            let length = usize::try_from(length).ok()?;
-            if !self.happens(self.wire.lost) {
-                buffer.truncate(length);
-                buffer.drain(..HEADER);
-                return Some((Incoming(buffer), Outgoing(self)));
-            }
-        }
-    }
-
-    fn transmit(&mut self, _now: Instant) -> Option<Outgoing<'_>> {
-        Some(Outgoing(self))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        capabilities.checksum.tcp = Checksum::None;
-        capabilities
-    }
-}
-
-struct Incoming(Vec<u8>);
-
-impl phy::RxToken for Incoming {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
-    }
-}
-
-struct Outgoing<'a>(&'a mut Packets);
-
-impl phy::TxToken for Outgoing<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, emit: F) -> R {
-        let mut packet = vec![0; length];
-        let result = emit(&mut packet);
-        self.0.send(&packet);
-        result
     }
 }
