@@ -116,6 +116,16 @@ impl Flow {
         segment.opens() && segment.sequence != self.syn.sequence
     }
 
+    /// Say whether the SYN was answered.
+    pub fn is_answered(&self) -> bool {
+        matches!(self.body, Body::Link(_))
+    }
+
+    /// Give the number with which a program that opens this connection anew proves that it has forgotten it.
+    pub fn challenge(&self, shared: &Shared) -> u32 {
+        shared.secret(&(self.syn.tuple, self.syn.sequence))
+    }
+
     /// Give the offered packet to this flow's socket; false where there is none yet.
     pub fn ingress(&mut self, now: Instant, wire: &mut Wire) -> bool {
         let Body::Link(link) = &mut self.body else { return false };

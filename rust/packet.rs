@@ -200,6 +200,12 @@ pub fn acknowledgement_for(segment: &Segment) -> Vec<u8> {
     answer(&segment.tuple, segment.acknowledgement, segment.next_sequence(), flag::ACK)
 }
 
+/// Give the ACK that makes whoever sent `syn` into a connection that exists reset it, if it has forgotten that connection
+/// (RFC 5961 §4). The RST will have `number` for its sequence number, which tells that it is an answer to this.
+pub fn challenge_for(syn: &Segment, number: u32) -> Vec<u8> {
+    answer(&syn.tuple, number, number, flag::ACK)
+}
+
 /// Make a bare segment from the far end of `tuple` to the near one.
 fn answer(tuple: &FourTuple, sequence: u32, acknowledgement: u32, flags: u8) -> Vec<u8> {
     let mut tcp = [0; TCP_HEADER];

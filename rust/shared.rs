@@ -1,6 +1,6 @@
 //! What all flows of one thread use: the proxies, the rings, the counters, and who ended lately.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -103,6 +103,11 @@ impl Shared {
     /// Say whether a connection ended in order lately.
     pub fn ended_lately(&self, tuple: &FourTuple) -> bool {
         self.recent[self.place(tuple)].as_ref() == Some(tuple)
+    }
+
+    /// Give a number for `what` that nobody can guess.
+    pub fn secret(&self, what: &impl Hash) -> u32 {
+        self.hasher.hash_one(what) as u32
     }
 
     fn place(&self, tuple: &FourTuple) -> usize {

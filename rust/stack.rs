@@ -101,6 +101,15 @@ impl Stack {
             self.table.remove(&segment.tuple);
             return self.begin(segment, packet, now);
         }
+        if flow.is_answered() && flow.is_superseded_by(&segment) {
+            // a machine that has forgotten the connection: smoltcp 0.14 would not answer, and the SYN would come in vain
+            let challenge = packet::challenge_for(&segment, flow.challenge(&self.shared));
+            return self.wire.device.answer(&challenge);
+        }
+        if segment.has(flag::RST) && segment.sequence == flow.challenge(&self.shared) {
+            flow.abandon(&mut self.shared);
+            return self.forget(index);
+        }
         self.wire.device.offer(packet.clone());
         if flow.ingress(now, &mut self.wire) {
             self.enlist(index);

@@ -159,3 +159,20 @@ fn segments_of_a_connection_that_is_not_known_are_reset() {
     world.closed(handle);
     assert!(world.stats.unknown_segments.get() >= 1);
 }
+
+#[test]
+fn machine_that_has_forgotten_a_connection_can_open_it_anew() {
+    for proxy_ended in [false, true] {
+        let mut world = World::plain();
+        let (handle, first) = world.open(TARGET, 40000);
+        if proxy_ended {
+            first.shutdown(Shutdown::Write).unwrap();
+            world.rest(Duration::from_millis(10));
+        }
+        world.program.sockets.remove(handle); // it sends nothing: a container that died, say
+        let (_, second) = world.open(TARGET, 40000);
+        assert_eq!(read_some(&first, &mut Vec::new()), Err(ErrorKind::ConnectionReset));
+        assert_eq!(read_some(&second, &mut Vec::new()), Ok(false));
+        assert_eq!(world.stats.flows_reset_by_client.get(), 1);
+    }
+}

@@ -5,8 +5,10 @@
 mod by_hand;
 mod carrying;
 mod closing;
+mod ends;
 mod epoll;
 mod hostile;
+mod machine;
 mod opening;
 mod program;
 mod scripted;

@@ -32,6 +32,7 @@ impl Program {
 
     /// Take what has come, and send what is to be sent.
     pub fn poll(&mut self, now: Instant) {
+        self.link.flush();
         self.interface.poll(now, &mut self.link, &mut self.sockets);
     }
 

@@ -26,6 +26,8 @@ pub struct Link {
     mtu: usize,
     out: Way,
     incoming: Way,
+    /// Frames for which the socket has had no room yet, and packets that the program has not taken yet.
+    waiting: VecDeque<Vec<u8>>,
     arrived: VecDeque<Vec<u8>>,
 }
 
@@ -67,7 +69,7 @@ impl Way {
 impl Link {
     pub fn new(fd: OwnedFd, mtu: usize, wire: Wire) -> Link {
         let (out, incoming) = (Way::new(wire, wire.seed), Way::new(wire, !wire.seed));
-        Link { fd, mtu, out, incoming, arrived: VecDeque::new() }
+        Link { fd, mtu, out, incoming, waiting: VecDeque::new(), arrived: VecDeque::new() }
     }
 
     /// From now on this happens to packets.
@@ -75,10 +77,10 @@ impl Link {
         (self.out.wire, self.incoming.wire) = (wire, wire);
     }
 
-    /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would. A full queue loses it.
-    pub fn inject(&self, frame: &[u8]) {
+    /// Put `frame`, whatever it is, on the wire to the stack; says whether there was room.
+    pub fn inject(&self, frame: &[u8]) -> bool {
         // SAFETY: `frame` is readable for its length.
-        unsafe { libc::write(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
+        unsafe { libc::write(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len()) > 0 }
     }
 
     /// Take the next packet from the stack, with its virtio_net_hdr, without mishap.
@@ -91,14 +93,23 @@ impl Link {
     }
 
     fn send(&mut self, packet: Vec<u8>) {
-        let fd = &self.fd;
+        let waiting = &mut self.waiting;
         self.out.pass(packet, |packet| {
             let mut framed = vec![0; HEADER];
             framed[0] = 1; // the checksum is the kernel's to fill in
             framed.extend_from_slice(packet);
-            // SAFETY: `framed` is readable for its length. A full queue loses it.
-            unsafe { libc::write(fd.as_raw_fd(), framed.as_ptr().cast(), framed.len()) };
+            waiting.push_back(framed);
         });
+        self.flush();
+    }
+
+    /// Write what waits, as far as there is room.
+    pub fn flush(&mut self) {
+        while let Some(frame) = self.waiting.front()
+            && self.inject(frame)
+        {
+            self.waiting.pop_front();
+        }
     }
 }
 

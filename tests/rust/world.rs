@@ -107,7 +107,7 @@ impl World {
     }
 
     /// Let time go straight to the next timer, or to `end` where that comes first.
-    fn jump(&mut self, end: Option<Instant>) {
+    pub fn jump(&mut self, end: Option<Instant>) {
         let next = [self.stack.next_timer(), self.program.next_timer(self.now), end].into_iter().flatten().min();
         if let Some(at) = next
             && !self.stack.is_pending()
@@ -126,7 +126,7 @@ impl World {
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
     pub fn inject(&mut self, frame: &[u8]) {
-        self.program.link.inject(frame);
+        assert!(self.program.link.inject(frame), "the wire is full");
     }
 
     /// Let the program open a connection.
