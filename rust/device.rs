@@ -94,6 +94,11 @@ impl Device {
         self.offered.clone().map_or(&[], |range| &self.incoming[range])
     }
 
+    /// Take the FIN off a packet that was just read; see packet.rs.
+    pub fn set_fin_apart(&mut self, range: Range<usize>) -> Vec<u8> {
+        packet::set_fin_apart(&mut self.incoming[range])
+    }
+
     /// Let the stack have a part of what was just read.
     pub fn offer(&mut self, range: Range<usize>) {
         self.offered = Some(range);

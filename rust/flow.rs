@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// For a program to take what the proxy sent before it broke the connection.
+/// For one side to take what the other one sent before it broke the connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to learn that its connect() has succeeded, before a RST of the proxy would make it fail after all.
 const SETTLE_TIME: Duration = Duration::from_millis(20);
@@ -155,7 +155,7 @@ impl Flow {
         }
     }
 
-    /// The program has given up before it was answered.
+    /// The program has broken the connection, or given up before it was answered: reset the proxy's side.
     pub fn abandon(&mut self, shared: &mut Shared) {
         if let Some(upstream) = self.upstream.take() {
             upstream.reset();
@@ -175,6 +175,8 @@ impl Flow {
             }
             Body::Nothing => {}
         }
+        // a FIN would say that the program had sent all it wanted to
+        self.upstream.take().into_iter().for_each(Upstream::reset);
         self.release(shared);
     }
 
@@ -259,6 +261,7 @@ impl Flow {
             Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
             Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
             Phase::Severed | Phase::Draining => self.abort(),
+            Phase::Orphaned => self.abandon(shared),
             _ => {}
         }
     }
@@ -321,7 +324,7 @@ impl Flow {
     fn relay(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) -> Served {
         let mut again = self.download(shared);
         again |= self.upload(shared);
-        if self.ready.broken && self.phase == Phase::UpstreamDone {
+        if self.ready.broken && matches!(self.phase, Phase::UpstreamDone | Phase::Orphaned) {
             self.lose_upstream(shared);
         }
         if self.phase == Phase::Draining
@@ -366,7 +369,7 @@ impl Flow {
     /// Move bytes towards the proxy; says whether there may be more.
     fn upload(&mut self, shared: &mut Shared) -> bool {
         let (Body::Link(link), Some(upstream)) = (&mut self.body, &self.upstream) else { return false };
-        if !matches!(self.phase, Phase::Open | Phase::UpstreamDone) {
+        if !matches!(self.phase, Phase::Open | Phase::UpstreamDone | Phase::Orphaned) {
             return false;
         }
         let end = link.upload(upstream, &mut self.ready, &shared.stats);
@@ -417,20 +420,16 @@ impl Flow {
             Phase::BothDone => self.upstream = None,
             // what came before a RST is for the proxy; what came before the last FIN, all the more
             Phase::Resetting => {}
-            _ if matches!(state, State::Closed | State::Listen) && !unread => {
-                shared.stats.flows_reset_by_client.up();
-                self.step(Event::ClientReset);
-                if let Some(upstream) = self.upstream.take() {
-                    upstream.reset();
-                }
-            }
+            _ if !matches!(state, State::Closed | State::Listen) => {}
+            _ if !unread => self.abandon(shared),
+            Phase::Open | Phase::UpstreamDone => self.step(Event::ClientBroke),
             _ => {}
         }
     }
 
     /// Give the time of the stack's next timer, and set the deadline of a phase that has one.
     fn next_look(&mut self, now: Instant, wire: &mut Wire) -> Option<Instant> {
-        let breaking = matches!(self.phase, Phase::Severed | Phase::Draining);
+        let breaking = matches!(self.phase, Phase::Severed | Phase::Draining | Phase::Orphaned);
         if breaking && self.deadline.is_none() {
             self.deadline = Some(now + DRAIN_TIMEOUT);
         }

@@ -186,6 +186,22 @@ fn cut_extensions(bytes: &mut [u8], found: &Found) -> Range<usize> {
     start..found.end
 }
 
+/// Take the FIN off a packet that carries data too (one that `peek` has found to be whole), and give it as a packet of
+/// its own, to come after. smoltcp 0.14 would take a FIN at the end of data that its window cuts off: the bytes between
+/// would be lost.
+pub fn set_fin_apart(packet: &mut [u8]) -> Vec<u8> {
+    let v4 = packet[0] >> 4 == 4;
+    let transport = if v4 { usize::from(packet[0] & 0x0f) * 4 } else { IPV6_HEADER };
+    let header = transport + usize::from(packet[transport + 12] >> 4) * 4;
+    let (payload, mut fin) = (packet.len() - header, packet[..header].to_vec());
+    packet[transport + 13] &= !flag::FIN;
+    let (at, length) = if v4 { (2, header) } else { (4, header - transport) };
+    put16(&mut fin, at, length as u16);
+    let sequence = be32(&fin, transport + 4).wrapping_add(payload as u32);
+    fin[transport + 4..transport + 8].copy_from_slice(&sequence.to_be_bytes());
+    fin
+}
+
 /// Give the RST for a segment of a connection that does not exist, or that is refused (RFC 9293 §3.10.7.1).
 pub fn reset_for(segment: &Segment) -> Vec<u8> {
     if segment.has(flag::ACK) {

@@ -7,7 +7,7 @@
 //!                                                                       | SendFailed    ──> Severed ──UpstreamReset─┐│
 //!                                                                       | UpstreamReset ──> Draining <──────────────┘v
 //!     from everywhere: Failed, ClientReset ──> Gone            Draining ──Drained──> Resetting ──Sent──> Gone    BothDone
-//!                                                                                             BothDone ──Finished──> Gone
+//!     Open, UpstreamDone ──ClientBroke──> Orphaned ──UpstreamReset, ClientReset──> Gone       BothDone ──Finished──> Gone
 //! ```
 //!
 //! An event that the table does not know changes nothing.
@@ -35,6 +35,8 @@ pub enum Phase {
     Draining,
     /// The program is about to get a RST.
     Resetting,
+    /// The program broke the connection; the proxy still gets what came before that.
+    Orphaned,
     /// Nothing is left.
     Gone,
 }
@@ -51,6 +53,7 @@ pub enum Event {
     UpstreamEof,
     SendFailed,
     UpstreamReset,
+    ClientBroke,
     ClientReset,
     Drained,
     Sent,
@@ -73,7 +76,8 @@ pub fn next(phase: Phase, event: Event) -> Option<Phase> {
         (P::Open, E::SendFailed) => Some(P::Severed),
         (P::Open | P::ClientDone | P::UpstreamDone | P::Severed, E::UpstreamReset) => Some(P::Draining),
         (P::Severed | P::Draining, E::Drained) => Some(P::Resetting),
-        (P::Resetting, E::Sent) | (P::BothDone, E::Finished) => Some(P::Gone),
+        (P::Open | P::UpstreamDone, E::ClientBroke) => Some(P::Orphaned),
+        (P::Resetting, E::Sent) | (P::BothDone, E::Finished) | (P::Orphaned, E::UpstreamReset) => Some(P::Gone),
         (P::Gone, _) => None,
         (_, E::ClientReset) => Some(P::Gone),
         _ => None,
@@ -86,7 +90,7 @@ mod tests {
     use super::Phase as P;
     use super::next;
 
-    const PHASES: [P; 11] = [
+    const PHASES: [P; 12] = [
         P::Dialing,
         P::Asking,
         P::Granted,
@@ -97,45 +101,48 @@ mod tests {
         P::Severed,
         P::Draining,
         P::Resetting,
+        P::Orphaned,
         P::Gone,
     ];
 
     /// The phases that follow `event`, one for each of PHASES.
-    fn row(event: E, expected: [Option<P>; 11]) {
+    fn row(event: E, expected: [Option<P>; 12]) {
         assert_eq!(PHASES.map(|phase| next(phase, event)), expected, "{event:?}");
     }
 
     #[test]
     fn connection_begins_by_dialing_and_asking() {
         let n = None;
-        row(E::Connected, [Some(P::Asking), n, n, n, n, n, n, n, n, n, n]);
-        row(E::Retry, [Some(P::Dialing), Some(P::Dialing), n, n, n, n, n, n, n, n, n]);
-        row(E::Granted, [n, Some(P::Granted), n, n, n, n, n, n, n, n, n]);
-        row(E::Accepted, [n, n, Some(P::Open), n, n, n, n, n, n, n, n]);
+        row(E::Connected, [Some(P::Asking), n, n, n, n, n, n, n, n, n, n, n]);
+        row(E::Retry, [Some(P::Dialing), Some(P::Dialing), n, n, n, n, n, n, n, n, n, n]);
+        row(E::Granted, [n, Some(P::Granted), n, n, n, n, n, n, n, n, n, n]);
+        row(E::Accepted, [n, n, Some(P::Open), n, n, n, n, n, n, n, n, n]);
     }
 
     #[test]
     fn only_a_connection_that_is_not_open_can_fail() {
         let (n, gone) = (None, Some(P::Gone));
-        row(E::Failed, [gone, gone, gone, n, n, n, n, n, n, n, n]);
+        row(E::Failed, [gone, gone, gone, n, n, n, n, n, n, n, n, n]);
     }
 
     #[test]
     fn each_side_ends_once_and_both_make_an_end() {
         let (n, both) = (None, Some(P::BothDone));
-        row(E::ClientFin, [n, n, n, Some(P::ClientDone), n, both, n, n, n, n, n]);
-        row(E::UpstreamEof, [n, n, n, Some(P::UpstreamDone), both, n, n, n, n, n, n]);
-        row(E::Finished, [n, n, n, n, n, n, Some(P::Gone), n, n, n, n]);
+        row(E::ClientFin, [n, n, n, Some(P::ClientDone), n, both, n, n, n, n, n, n]);
+        row(E::UpstreamEof, [n, n, n, Some(P::UpstreamDone), both, n, n, n, n, n, n, n]);
+        row(E::Finished, [n, n, n, n, n, n, Some(P::Gone), n, n, n, n, n]);
     }
 
     #[test]
     fn reset_of_the_proxy_drains_first_and_that_of_the_client_ends_at_once() {
         let (n, drain, gone) = (None, Some(P::Draining), Some(P::Gone));
-        row(E::UpstreamReset, [n, n, n, drain, drain, drain, n, drain, n, n, n]);
+        row(E::UpstreamReset, [n, n, n, drain, drain, drain, n, drain, n, n, gone, n]);
         let reset = Some(P::Resetting);
-        row(E::Drained, [n, n, n, n, n, n, n, reset, reset, n, n]);
-        row(E::SendFailed, [n, n, n, Some(P::Severed), n, n, n, n, n, n, n]);
-        row(E::Sent, [n, n, n, n, n, n, n, n, n, gone, n]);
-        row(E::ClientReset, [gone, gone, gone, gone, gone, gone, gone, gone, gone, gone, n]);
+        row(E::Drained, [n, n, n, n, n, n, n, reset, reset, n, n, n]);
+        row(E::SendFailed, [n, n, n, Some(P::Severed), n, n, n, n, n, n, n, n]);
+        let orphan = Some(P::Orphaned);
+        row(E::ClientBroke, [n, n, n, orphan, n, orphan, n, n, n, n, n, n]);
+        row(E::Sent, [n, n, n, n, n, n, n, n, n, gone, n, n]);
+        row(E::ClientReset, [gone, gone, gone, gone, gone, gone, gone, gone, gone, gone, gone, n]);
     }
 }

@@ -110,8 +110,14 @@ impl Stack {
             flow.abandon(&mut self.shared);
             return self.forget(index);
         }
+        let fin_apart = segment.has(flag::FIN) && segment.payload > 0;
+        let fin = fin_apart.then(|| self.wire.device.set_fin_apart(packet.clone()));
         self.wire.device.offer(packet.clone());
         if flow.ingress(now, &mut self.wire) {
+            if let Some(fin) = fin {
+                self.wire.device.offer_again(&fin);
+                flow.ingress(now, &mut self.wire);
+            }
             self.enlist(index);
         } else if segment.has(flag::RST) || flow.is_superseded_by(&segment) {
             flow.abandon(&mut self.shared);

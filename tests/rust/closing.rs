@@ -176,3 +176,35 @@ fn machine_that_has_forgotten_a_connection_can_open_it_anew() {
         assert_eq!(world.stats.flows_reset_by_client.get(), 1);
     }
 }
+
+#[test]
+fn stack_that_stops_resets_both_ends() {
+    let mut world = World::plain();
+    let (handle, stream) = world.open(TARGET, 40000);
+    let waiting = world.connect(TARGET, 40001);
+    let (asked, _) = world.request(0);
+    world.stack.cut_all(world.now);
+    for stream in [stream, asked] {
+        assert_eq!(read_some(&stream, &mut Vec::new()), Err(ErrorKind::ConnectionReset));
+    }
+    world.closed(handle);
+    world.closed(waiting);
+}
+
+#[test]
+fn proxy_that_never_reads_does_not_keep_a_connection_that_the_program_has_reset() {
+    let mut world = World::plain();
+    let (handle, stream) = world.open(TARGET, 40000);
+    let (up, mut sent) = (bytes(30_000_000, 6), 0);
+    for _ in 0..1000 {
+        sent += world.socket(handle).send_slice(&up[sent..]).unwrap();
+        world.step();
+    }
+    assert!(sent < up.len(), "the proxy takes all of it");
+    world.socket(handle).abort();
+    world.rest(Duration::from_secs(60));
+    assert_eq!(world.stack.usage().0, 0, "flows");
+    let mut got = Vec::new();
+    assert_eq!(read_some(&stream, &mut got), Err(ErrorKind::ConnectionReset));
+    assert!(got == up[..got.len()]);
+}

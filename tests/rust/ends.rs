@@ -85,9 +85,15 @@ pub struct Caller {
     /// None when it was forgotten, as by the end of a machine.
     pub handle: Option<SocketHandle>,
     pub connected: bool,
+    /// Whether the far end's FIN has come, before the bytes ahead of it were read.
+    fin: bool,
 }
 
 impl Caller {
+    pub fn new(number: u32, slot: u16, handle: SocketHandle) -> Caller {
+        Caller { end: End::new(number, slot), handle: Some(handle), connected: false, fin: false }
+    }
+
     /// Do what can be done.
     pub fn act(&mut self, world: &mut World) {
         let Some(handle) = self.handle else { return };
@@ -102,12 +108,12 @@ impl Caller {
             end.finished = socket.may_send();
             socket.close();
         }
-        let ended = matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        self.fin |= matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
         // smoltcp forgets what was not read when TIME-WAIT ends
         while socket.can_recv() && (!end.deaf || state == State::TimeWait) {
             socket.recv(|ring| (ring.len(), end.got.extend_from_slice(ring))).unwrap();
         }
-        end.eof |= ended && !socket.can_recv();
+        end.eof |= self.fin && !socket.can_recv();
         let clean = end.eof && end.finished && socket.send_queue() == 0;
         end.error |= socket.state() == State::Closed && !socket.can_recv() && !clean;
     }

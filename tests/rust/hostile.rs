@@ -1,8 +1,8 @@
 //! Packets that no kernel would send: none may panic, leave a flow behind, or be answered more than once.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::by_hand::{framed, packet};
+use crate::by_hand::{Packet, framed};
 use crate::world::{TARGET, World};
 use proptest::prelude::*;
 use smoltcp::time::Duration;
@@ -60,7 +60,10 @@ proptest! {
     ) {
         let mut world = World::plain();
         world.proxies.clear(); // every dial is refused
-        world.inject(&framed(&packet(source, target, ports, flags, numbers, &tail)));
+        let (source, target) = (SocketAddr::new(source, ports.0), SocketAddr::new(target, ports.1));
+        let (sequence, acknowledgement) = numbers;
+        let packet = Packet { source, target, flags, sequence, acknowledgement, window: u16::MAX, tail };
+        world.inject(&framed(&packet.bytes()));
         prop_assert!(reaction(&mut world) <= 1);
         world.assert_empty();
     }
@@ -74,9 +77,10 @@ proptest! {
         let mut world = World::plain();
         let (handle, _stream) = world.open(TARGET, 40000);
         for (flags, sequence, acknowledgement, tail) in segments {
-            let (source, target) = ("10.0.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap());
-            let numbers = (sequence as u32, acknowledgement as u32);
-            world.inject(&framed(&packet(source, target, (40000, 443), flags, numbers, &tail)));
+            let (source, target) = ("10.0.0.2:40000".parse().unwrap(), TARGET.parse().unwrap());
+            let (sequence, acknowledgement) = (sequence as u32, acknowledgement as u32);
+            let packet = Packet { source, target, flags, sequence, acknowledgement, window: u16::MAX, tail };
+            world.inject(&framed(&packet.bytes()));
         }
         world.rest(Duration::from_millis(50));
         world.socket(handle).abort();

@@ -10,7 +10,7 @@ use crate::world::{GRANT, TARGET, World};
 #[test]
 fn overlapping_and_swapped_segments_around_the_wrap_arrive_once() {
     for before in [0, 1, 5, 50, 99] {
-        let mut peer = Peer::new(u32::MAX - before, 1460);
+        let mut peer = Peer::new(u32::MAX - before);
         let stream = peer.open(b"");
         let data = bytes(100, 9);
         for range in [50..80, 0..10, 5..60, 0..100, 20..30] {
@@ -31,7 +31,7 @@ fn overlapping_and_swapped_segments_around_the_wrap_arrive_once() {
 
 #[test]
 fn data_in_the_syn_is_taken_once() {
-    let mut peer = Peer::new(7, 1460);
+    let mut peer = Peer::new(7);
     let stream = peer.open(b"hello");
     peer.send(ACK, 0, b"hello"); // sent again, as it was not acknowledged, or it was on the way
     peer.send(ACK | FIN, 5, b"");
@@ -42,12 +42,12 @@ fn data_in_the_syn_is_taken_once() {
 
 #[test]
 fn ends_that_cross_close_the_flow() {
-    let mut peer = Peer::new(7, 1460);
+    let mut peer = Peer::new(7);
     let stream = peer.open(b"");
     let before = peer.expected;
     stream.shutdown(Shutdown::Write).unwrap();
     peer.turn();
-    assert!(peer.ended);
+    assert!(peer.has_seen(FIN));
     let after = std::mem::replace(&mut peer.expected, before);
     peer.send(ACK | FIN, 0, b""); // sent before the other end was seen
     peer.expected = after;
@@ -61,7 +61,7 @@ fn ends_that_cross_close_the_flow() {
 #[test]
 fn reset_in_any_phase_leaves_nothing() {
     for phase in 0..5 {
-        let mut peer = Peer::new(u32::MAX, 1460);
+        let mut peer = Peer::new(u32::MAX);
         let stream = if phase == 0 {
             peer.send(SYN, -1, b"");
             peer.accept()
@@ -85,7 +85,8 @@ fn reset_in_any_phase_leaves_nothing() {
 #[test]
 fn segments_are_no_larger_than_the_program_asked_for() {
     for mss in [536, 1220, 1460, 8960, 65495] {
-        let mut peer = Peer::new(7, mss);
+        let mut peer = Peer::new(7);
+        peer.mss = Some(mss);
         let mut stream = peer.open(b"");
         stream.write_all(&bytes(60_000, 1)).unwrap();
         for _ in 0..50 {
@@ -128,4 +129,19 @@ fn device_that_takes_nothing_for_a_while_loses_nothing() {
         got.len() >= down.len()
     });
     assert!(got == down);
+}
+
+#[test]
+fn end_of_data_that_goes_beyond_the_window_waits_for_the_data() {
+    let mut peer = Peer::new(u32::MAX - 65_000);
+    let stream = peer.open(b"");
+    let data = bytes(70_000, 4);
+    let first = peer.segment(ACK, 0, &data[..40_000]);
+    peer.world.inject(&first);
+    peer.send(ACK | FIN, 40_000, &data[40_000..]); // without a scale the window is 65,535 bytes
+    let mut got = Vec::new();
+    assert_eq!(read_some(&stream, &mut got), Ok(false), "an end after {} bytes", got.len());
+    peer.send(ACK | FIN, 40_000, &data[40_000..]);
+    assert_eq!(read_some(&stream, &mut got), Ok(true));
+    assert!(got == data, "{} bytes", got.len());
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use _tunstack::device::HEADER;
+use _tunstack::packet::{Peek, flag, peek, set_fin_apart};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -121,7 +122,12 @@ impl phy::Device for Link {
         while self.arrived.is_empty() {
             let packet = self.taken()?.split_off(HEADER);
             let arrived = &mut self.arrived;
-            self.incoming.pass(packet, |packet| arrived.push_back(packet.to_vec()));
+            self.incoming.pass(packet, |packet| {
+                let mut packet = packet.to_vec();
+                let fin = has_fin_and_data(&packet).then(|| set_fin_apart(&mut packet)); // for smoltcp, as it says there
+                arrived.push_back(packet);
+                arrived.extend(fin);
+            });
         }
         Some((Incoming(self.arrived.pop_front()?), Outgoing(self)))
     }
@@ -136,6 +142,13 @@ impl phy::Device for Link {
         capabilities.max_transmission_unit = self.mtu;
         capabilities.checksum.tcp = Checksum::None;
         capabilities
+    }
+}
+
+fn has_fin_and_data(packet: &[u8]) -> bool {
+    match peek(&mut packet.to_vec(), true) {
+        Peek::Tcp { segment, .. } => segment.has(flag::FIN) && segment.payload > 0,
+        _ => false,
     }
 }
 
