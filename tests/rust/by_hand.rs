@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use crate::streams::read_some;
 use crate::world::{GRANT, World};
 use _tunstack::packet::{checksum, pseudo_sum};
+use smoltcp::time::Duration;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpPacket};
 
 pub const FIN: u8 = 1;
@@ -114,7 +115,6 @@ impl Between {
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
     pub flags: u8,
-    pub sequence: u32,
     pub acknowledgement: u32,
     pub window: u16,
     pub length: usize,
@@ -186,6 +186,16 @@ impl Peer {
         self.look();
     }
 
+    /// Say nothing for so long.
+    pub fn wait(&mut self, duration: Duration) {
+        let end = self.world.now + duration;
+        while self.world.now < end {
+            self.turn();
+            let next = self.world.stack.next_timer().map_or(end, |at| at.min(end));
+            self.world.now = self.world.now.max(next);
+        }
+    }
+
     /// Read what the stack has sent.
     pub fn look(&mut self) {
         while let Some(frame) = self.world.program.link.taken() {
@@ -201,7 +211,6 @@ impl Peer {
             let sequence = tcp.seq_number().0 as u32;
             self.seen.push(Seen {
                 flags: payload[13],
-                sequence,
                 acknowledgement: tcp.ack_number().0 as u32,
                 window: tcp.window_len(),
                 length: tcp.payload().len(),
@@ -211,6 +220,11 @@ impl Peer {
                 self.expected = sequence.wrapping_add(tcp.segment_len() as u32);
             }
         }
+    }
+
+    /// Give the last segment that the stack has sent.
+    pub fn last(&self) -> Seen {
+        *self.seen.last().unwrap()
     }
 
     /// Say whether the stack has sent a segment with these flags.

@@ -13,6 +13,8 @@ use crate::world::World;
 const SLOTS: u16 = 4;
 /// Shorter than the time after which the stack gives up a program that does not answer.
 const DARK_MAX: u64 = 500_000;
+/// A reset that was lost shows when the stack asks whether the program is there.
+const PATIENCE: Duration = Duration::from_secs(900);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
@@ -62,6 +64,15 @@ fn action() -> impl Strategy<Value = Action> {
         4 => (1usize..40).prop_map(A::Steps),
         2 => prop_oneof![1u64..3000, 3000u64..40_000].prop_map(A::Rest),
     ]
+}
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// All read, send the rest and shut down.
+    Orderly,
+    ProgramsReset,
+    ProxiesReset,
 }
 
 struct Machine {
@@ -172,27 +183,41 @@ impl Machine {
         self.answerers.iter_mut().for_each(Answerer::act);
     }
 
-    /// Let the wire be whole and everyone read, send the rest and end; all must be over then, and right.
-    fn finish(&mut self) {
+    /// Let the wire be whole and all come to an end; all must be over then, and right.
+    fn finish(&mut self, ending: Ending) {
         self.change_wire(0, 0, 0);
-        let begin = self.world.now;
-        while !self.is_over() {
-            assert!(self.world.now < begin + Duration::from_secs(900), "stuck: {}", self.state());
-            for _ in 0..20 {
-                for end in self.callers.iter_mut().map(|caller| &mut caller.end) {
-                    (end.deaf, end.ending) = (false, true);
-                }
-                for end in self.answerers.iter_mut().map(|answerer| &mut answerer.end) {
-                    (end.deaf, end.ending) = (false, true);
-                }
-                self.step();
-            }
-            // not further: the kernel between stack and proxy has its own time
-            self.world.jump(Some(self.world.now + Duration::from_secs(1)));
+        match ending {
+            Ending::Orderly => {}
+            Ending::ProgramsReset => self.callers.iter_mut().for_each(|caller| caller.reset(&mut self.world)),
+            Ending::ProxiesReset => self.answerers.iter_mut().for_each(Answerer::reset),
         }
+        if ending == Ending::ProgramsReset {
+            // a proxy that does not read is no reason to keep a flow
+            self.until("no flow is left", |machine| machine.world.stack.usage().0 == 0);
+        }
+        self.until("all is over", |machine| {
+            for end in machine.callers.iter_mut().map(|caller| &mut caller.end) {
+                (end.deaf, end.ending) = (false, true);
+            }
+            for end in machine.answerers.iter_mut().map(|answerer| &mut answerer.end) {
+                (end.deaf, end.ending) = (false, true);
+            }
+            machine.is_over()
+        });
         let right = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.check()));
         assert!(right.is_ok(), "wrong: {}", self.state());
         self.world.assert_empty();
+    }
+
+    /// Go on until `done`, for some minutes at most.
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Machine) -> bool) {
+        let end = self.world.now + PATIENCE;
+        while !done(self) {
+            assert!(self.world.now < end, "never: {what}: {}", self.state());
+            (0..20).for_each(|_| self.step());
+            // not further: the kernel between stack and proxy has its own time
+            self.world.jump(Some(self.world.now + Duration::from_secs(1)));
+        }
     }
 
     fn is_over(&mut self) -> bool {
@@ -286,11 +311,12 @@ proptest! {
         mtu in prop::sample::select(vec![576usize, 1500, 65535]),
         ring in prop::sample::select(vec![600usize, 5000, 1 << 18]),
         seed in 1u32..u32::MAX,
+        ending in prop::sample::select(vec![Ending::Orderly, Ending::Orderly, Ending::ProgramsReset, Ending::ProxiesReset]),
     ) {
         let mut machine = Machine::new(proxies, mtu, ring, seed);
         for action in &actions {
             machine.take(action);
         }
-        machine.finish();
+        machine.finish(ending);
     }
 }

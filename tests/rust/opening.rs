@@ -4,7 +4,6 @@ use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 
 use crate::streams::{read_some, received};
-use crate::wire::Wire;
 use crate::world::{GRANT, TARGET, World};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
@@ -60,38 +59,6 @@ fn proxy_that_does_not_answer_is_given_up_after_30_seconds() {
     assert!((30_000..31_500).contains(&waited), "{waited} ms");
     assert_eq!(world.stats.refused_timeout.get(), 1);
     world.assert_empty();
-}
-
-#[test]
-fn dead_proxy_is_passed_over_and_the_program_notices_nothing() {
-    let mut world = World::new(2, 65535, Wire::default());
-    let dead = world.proxies[0].local_addr().unwrap();
-    let alive = world.proxies.remove(1);
-    world.proxies = vec![alive]; // the first listener is closed: connection refused
-    let handle = world.connect(TARGET, 40000);
-    let (mut stream, _) = world.request(0);
-    stream.write_all(GRANT).unwrap();
-    world.connected(handle);
-    assert_eq!(world.stats.proxy_failovers.get(), 1);
-    let note = world.notes.take().remove(0);
-    assert!(note.starts_with(&format!("no connection to the proxy {dead}")), "{note}");
-    world.connect(TARGET, 40001);
-    world.request(0);
-    assert_eq!(world.stats.proxy_failovers.get(), 1, "the dead one is not tried first again");
-}
-
-#[test]
-fn proxy_that_refuses_or_does_not_answer_is_passed_over() {
-    for answer in [&b"HTTP/1.1 403 Forbidden\r\n\r\n"[..], b"220 ftp\r\n", b""] {
-        let mut world = World::new(2, 65535, Wire::default());
-        let handle = world.connect(TARGET, 40000);
-        let (mut first, _) = world.request(0);
-        first.write_all(answer).unwrap();
-        let (mut second, _) = world.request(1);
-        second.write_all(GRANT).unwrap();
-        world.connected(handle);
-        assert_eq!(world.stats.proxy_failovers.get(), 1);
-    }
 }
 
 #[test]
