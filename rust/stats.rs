@@ -51,20 +51,12 @@ counters! {
     refused_garbage,
     /// Connects that the proxy ended before it answered.
     refused_closed,
-    /// Connects that the proxy answered with 401.
-    refused_status_401,
     /// Connects that the proxy answered with 403.
     refused_status_403,
     /// Connects that the proxy answered with 407.
     refused_status_407,
-    /// Connects that the proxy answered with 429.
-    refused_status_429,
-    /// Connects that the proxy answered with 502.
-    refused_status_502,
-    /// Connects that the proxy answered with 503.
-    refused_status_503,
-    /// Connects that the proxy answered with 504.
-    refused_status_504,
+    /// Connects that the proxy answered with 502, 503 or 504.
+    refused_status_50x,
     /// Connects that the proxy answered with another status.
     refused_status_other,
     /// Connects for which there were no descriptors or ports left.
