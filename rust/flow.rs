@@ -116,10 +116,10 @@ impl Flow {
         segment.opens() && segment.sequence != self.syn.sequence
     }
 
-    /// Give the offered packet to this flow's socket; false where there is none yet.
-    pub fn ingress(&mut self, now: Instant, wire: &mut Wire) -> bool {
+    /// Give the offered packet of `length` bytes to this flow's socket; false where there is none yet.
+    pub fn ingress(&mut self, length: usize, now: Instant, wire: &mut Wire) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
-        link.ingress(now, wire);
+        link.ingress(length, now, wire);
         true
     }
 
@@ -288,7 +288,7 @@ impl Flow {
         let early = std::mem::take(&mut self.early);
         let mut link = Link::listen(self.syn.tuple.destination, slot, &mut shared.rings, early);
         wire.device.offer_again(&attempt.packet);
-        link.ingress(now, wire);
+        link.ingress(attempt.packet.len(), now, wire);
         let accepted = link.socket().state() == State::SynReceived;
         self.body = Body::Link(Box::new(link));
         shared.stats.flows_connecting_now.down();
