@@ -189,8 +189,8 @@ def _arrivals(host: Host) -> list[str]:
         "meta l4proto != tcp return",
         f'iifname "{host.ifname}" return',
         "fib daddr type { local, broadcast, multicast, anycast } return",
-        *_known(),
         f"ct direction reply {_SYN_ACK} {_set_in()}",
+        *_known(),
         *_both(host, "{ip} daddr @bypass{v} return"),
         *_forget_soon(host),
         _CAPTURE,
@@ -204,9 +204,9 @@ def _capture(host: Host) -> list[str]:
         'oifname "lo" return',
         *_forget_soon(host),
         *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
+        f"ct direction reply {_SYN_ACK} {_set_in()}",
         *_known(),
         "fib daddr type local return",
-        f"ct direction reply {_SYN_ACK} {_set_in()}",
         *_both(host, "{ip} saddr . tcp sport . {ip} daddr . tcp dport @earlier{v} " + _set_in()),
         *_both(host, "tcp dport 53 {ip} daddr @resolver{v} return"),
         *_both(host, "{ip} daddr @bypass{v} return"),
@@ -215,7 +215,10 @@ def _capture(host: Host) -> list[str]:
 
 
 def _known() -> list[str]:
-    """Do as was done with the connection's first packet: most packets need no more than this."""
+    """Do as was done with the connection's first packet: most packets need no more than this.
+
+    The mark of the connection is that of the packet, so that whoever restores marks from conntrack does the same.
+    """
     return [f"{_IN} return", f"{_CAPTURED} meta mark set {MARK:#x} return"]
 
 
