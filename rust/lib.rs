@@ -3,9 +3,11 @@
 
 pub mod attempt;
 pub mod connect;
+pub mod counted;
 pub mod device;
 pub mod error;
 pub mod flow;
+pub mod latency;
 pub mod link;
 pub mod packet;
 pub mod phase;
