@@ -157,7 +157,6 @@ impl Flow {
             upstream.reset();
         }
         shared.stats.flows_abandoned.up();
-        shared.stats.flows_reset_by_client.up();
         self.step(Event::ClientReset);
         self.release(shared);
     }
@@ -320,7 +319,7 @@ impl Flow {
         let mut again = self.download(shared);
         again |= self.upload(shared);
         if self.ready.broken && self.phase == Phase::UpstreamDone {
-            self.lose_upstream(shared);
+            self.lose_upstream();
         }
         if self.phase == Phase::Draining
             && self.settled <= now
@@ -350,12 +349,12 @@ impl Flow {
         let end = link.download(upstream, &mut self.ready, &shared.stats);
         match end {
             // the error was told when bytes could not be sent
-            End::Eof if self.phase == Phase::Severed => self.lose_upstream(shared),
+            End::Eof if self.phase == Phase::Severed => self.lose_upstream(),
             End::Eof => {
                 link.socket().close();
                 self.step(Event::UpstreamEof);
             }
-            End::Broken => self.lose_upstream(shared),
+            End::Broken => self.lose_upstream(),
             End::Empty | End::Full | End::Turn => {}
         }
         end == End::Turn
@@ -379,15 +378,14 @@ impl Flow {
                 self.step(Event::SendFailed);
                 return true;
             }
-            End::Broken => self.lose_upstream(shared),
+            End::Broken => self.lose_upstream(),
             End::Full | End::Empty | End::Turn => {}
         }
         end == End::Turn
     }
 
     /// The proxy broke the connection: let the program have what came before, then a RST.
-    fn lose_upstream(&mut self, shared: &mut Shared) {
-        shared.stats.flows_reset_by_proxy.up();
+    fn lose_upstream(&mut self) {
         self.upstream = None;
         self.step(Event::UpstreamReset);
     }
@@ -406,7 +404,10 @@ impl Flow {
         let (state, can_recv) = (socket.state(), socket.can_recv());
         let unread = can_recv && !matches!(self.phase, Phase::Severed | Phase::Draining);
         match self.phase {
-            Phase::Resetting if settled => self.step(Event::Sent),
+            Phase::Resetting if settled => {
+                shared.stats.flows_reset_by_proxy.up();
+                self.step(Event::Sent);
+            }
             Phase::BothDone if state == State::Closed || (state == State::TimeWait && settled) => {
                 shared.stats.flows_finished.up();
                 shared.remember(&self.syn.tuple);

@@ -57,11 +57,11 @@ counters! {
     flows_opened,
     /// Flows whose program gave up before it had an answer, or whose SYN the stack does not take.
     flows_abandoned,
-    /// Flows that ended with a FIN both ways.
+    /// Opened flows that ended with a FIN both ways.
     flows_finished,
-    /// Flows that a program, or its machine, reset, before they were open or after.
+    /// Opened flows that a program, or its machine, reset.
     flows_reset_by_client,
-    /// Flows that the proxy reset.
+    /// Opened flows that the proxy reset, or broke in another way.
     flows_reset_by_proxy,
     /// Bytes from programs to the proxy.
     bytes_up,

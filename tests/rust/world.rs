@@ -104,6 +104,8 @@ impl World {
         let ended: u64 = refused.map(|(_, value)| value).sum::<u64>() + self.value("flows_abandoned");
         let begun = self.value("flows_opened") + ended + self.value("flows_connecting_now");
         assert_eq!(self.value("flows_begun"), begun);
+        let ends = ["flows_finished", "flows_reset_by_client", "flows_reset_by_proxy", "flows_open_now"];
+        assert_eq!(self.value("flows_opened"), ends.map(|name| self.value(name)).iter().sum());
         assert_eq!(self.value("flows_opened"), self.value("connect_count"));
     }
 
@@ -167,6 +169,7 @@ impl World {
     pub fn replace_stack(&mut self, warm: usize) {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
+        self.stats = Arc::default();
         self.stack = stack(queue, &self.proxies, warm, &self.stats, &self.notes, self.now);
         self.watched.clear();
     }

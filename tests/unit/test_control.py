@@ -191,11 +191,11 @@ def test_text_of_a_running_tunnel() -> None:
 
 def test_json_has_the_same_keys_whatever_is_found() -> None:
     up = report.as_json(Condition("up", pid=5, report=REPORT), 1010)
-    assert (up["schema"], up["state"], up["uptime"], up["counters"]["flows_opened"]) == (1, "up", 10, 9)
+    assert (up["schema"], up["state"], up["uptime"], up["counters"]["flows_opened"]) == (2, "up", 10, 9)
     locked = report.as_json(Condition("locked", record=RECORD), 0)
-    assert (locked["schema"], locked["state"], locked["killswitch"]) == (1, "locked", True)
+    assert (locked["schema"], locked["state"], locked["killswitch"]) == (2, "locked", True)
     down = report.as_json(Condition("down"), 0)
-    assert (down["schema"], down["state"]) == (1, "down")
+    assert (down["schema"], down["state"]) == (2, "down")
     assert up.keys() == locked.keys() == down.keys()
     json.dumps([up, locked, down])
 
