@@ -23,12 +23,12 @@ _PLACES: Final[dict[str, tuple[str, ...]]] = {
 _GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes")
 
 _REASONS: Final = {
-    "refused_unreachable": "no connection to the proxy",
+    "refused_unreachable": "without a connection to the proxy",
     "refused_timeout": "timed out",
-    "refused_garbage": "answered with something else than HTTP",
+    "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
-    "refused_descriptors": "no descriptors left",
-    "refused_memory": "no memory left",
+    "refused_descriptors": "for want of descriptors",
+    "refused_memory": "for want of memory",
 }
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",
