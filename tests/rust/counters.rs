@@ -7,7 +7,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
 
 use crate::flows::reset;
-use crate::world::{TARGET, World};
+use crate::world::{TARGET, Wire, World};
 
 /// Wait until exactly one flow is counted, in this gauge and in this sum.
 fn counted_in(world: &mut World, gauge: &str, sum: &str) {
@@ -75,6 +75,19 @@ fn time_of_a_connect_is_that_from_its_syn_to_the_answer() {
     assert_eq!((world.value("connect_under_100_ms"), world.value("connect_under_200_ms")), (0, 1));
     let micros = world.value("connect_sum_us");
     assert!((120_000..200_000).contains(&micros), "{micros}");
+}
+
+#[test]
+fn time_of_a_connect_holds_that_of_a_proxy_tried_before() {
+    let mut world = World::new(2, 65535, Wire::default());
+    let handle = world.connect(TARGET, 40000);
+    let (mut first, _) = world.request(0);
+    world.rest(Duration::from_millis(120));
+    first.write_all(b"HTTP/1.1 503 Busy\r\n\r\n").unwrap();
+    let (mut second, _) = world.request(1);
+    second.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    world.until("connected", |world| world.socket(handle).state() == State::Established);
+    assert_eq!((world.value("connect_under_100_ms"), world.value("connect_count")), (0, 1));
 }
 
 #[test]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from proxyvpn import _tunstack, figures
+from proxyvpn.messages import MAX_BYTES, Counters, encode
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "counters.md"
 
@@ -38,6 +39,10 @@ def leaves(value: Any) -> Iterator[int]:
 
 def test_document_lists_what_the_stack_counts(names: set[str]) -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text(), re.MULTILINE)) == names
+
+
+def test_largest_counters_leave_room_in_a_message(names: set[str]) -> None:
+    assert len(encode(Counters(dict.fromkeys(names, (1 << 64) - 1)))) < MAX_BYTES // 4
 
 
 def test_every_counter_is_at_one_place_of_the_groups(names: set[str]) -> None:
