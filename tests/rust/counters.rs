@@ -1,13 +1,29 @@
-//! What is counted while connections live: see world.rs, which checks at every step of every test that flows add up.
+//! What is counted while connections live: world.rs checks at every step of every test that it adds up.
 
 use std::io::Write;
 use std::net::Shutdown;
 
+use crate::flows::reset;
+use crate::world::{TARGET, Wire, World};
+use _tunstack::stats::Stats;
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
 
-use crate::flows::reset;
-use crate::world::{TARGET, Wire, World};
+/// Check that each of `flows` is counted in exactly one gauge, and each connect by what became of it.
+pub fn assert_add_up(stats: &Stats, flows: usize) {
+    let all = stats.snapshot();
+    let sum_of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
+        all.iter().filter(|(name, _)| wanted(name)).map(|(_, value)| value).sum()
+    };
+    let sum = |names: &[&str]| sum_of(&|name| names.contains(&name));
+    assert_eq!(sum(&["flows_connecting_now", "flows_open_now"]), flows as u64);
+    let refused = sum_of(&|name| name.starts_with("refused_"));
+    let begun = refused + sum(&["flows_opened", "flows_abandoned", "flows_connecting_now"]);
+    assert_eq!(sum(&["flows_begun"]), begun);
+    let ends = ["flows_finished", "flows_reset_by_client", "flows_reset_by_proxy", "flows_open_now"];
+    assert_eq!(sum(&["flows_opened"]), sum(&ends));
+    assert_eq!(sum(&["flows_opened"]), sum(&["connect_count"]));
+}
 
 /// Wait until exactly one flow is counted, in this gauge and in this sum.
 fn counted_in(world: &mut World, gauge: &str, sum: &str) {

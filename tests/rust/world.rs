@@ -10,8 +10,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use crate::counters;
 use _tunstack::device::{Device, HEADER};
-
 use _tunstack::shared::{Proxy, Shared};
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
@@ -93,23 +93,7 @@ impl World {
         self.watched.extend(self.stack.dials().map(watch));
         self.stack.unstick();
         self.now += Duration::from_millis(1);
-        self.assert_counted();
-    }
-
-    /// Check that each flow is counted in exactly one gauge, and each connect by what became of it.
-    fn assert_counted(&self) {
-        let all = self.stats.snapshot();
-        let sum_of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
-            all.iter().filter(|(name, _)| wanted(name)).map(|(_, value)| value).sum()
-        };
-        let sum = |names: &[&str]| sum_of(&|name| names.contains(&name));
-        assert_eq!(sum(&["flows_connecting_now", "flows_open_now"]), self.stack.usage().0 as u64);
-        let refused = sum_of(&|name| name.starts_with("refused_"));
-        let begun = refused + sum(&["flows_opened", "flows_abandoned", "flows_connecting_now"]);
-        assert_eq!(sum(&["flows_begun"]), begun);
-        let ends = ["flows_finished", "flows_reset_by_client", "flows_reset_by_proxy", "flows_open_now"];
-        assert_eq!(sum(&["flows_opened"]), sum(&ends));
-        assert_eq!(sum(&["flows_opened"]), sum(&["connect_count"]));
+        counters::assert_add_up(&self.stats, self.stack.usage().0);
     }
 
     /// Give the counter that is called `name`.

@@ -17,15 +17,21 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "counters.md"
 
 
 @pytest.fixture(scope="module")
-def names() -> set[str]:
+def ordered() -> list[str]:
     """The names that a real stack gives."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         stack = _tunstack.Stack([theirs.fileno()], [("192.0.2.7", 3128, b"")])
         try:
-            return set(stack.counters())
+            return list(stack.counters())
         finally:
             stack.stop()
+
+
+@pytest.fixture(scope="module")
+def names(ordered: list[str]) -> set[str]:
+    """The same, as a set."""
+    return set(ordered)
 
 
 def leaves(value: Any) -> Iterator[int]:
@@ -43,6 +49,16 @@ def test_document_lists_what_the_stack_counts(names: set[str]) -> None:
 
 def test_largest_counters_leave_room_in_a_message(names: set[str]) -> None:
     assert len(encode(Counters(dict.fromkeys(names, (1 << 64) - 1)))) < MAX_BYTES // 4
+
+
+def test_bounds_and_statuses_ascend_in_the_groups(ordered: list[str]) -> None:
+    found = figures.grouped(dict.fromkeys(ordered, 0))
+    for numbers in (
+        list(found["connect"]["under_ms"]),
+        [name for name in found["refused"]["status"] if name != "other"],
+    ):
+        assert len(numbers) > 10
+        assert numbers == sorted(numbers, key=int)
 
 
 def test_every_counter_is_at_one_place_of_the_groups(names: set[str]) -> None:
