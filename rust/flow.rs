@@ -10,6 +10,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
 use crate::attempt::Attempt;
+use crate::counted::Counted;
 use crate::link::{Link, Wire};
 use crate::packet::{self, FourTuple, Segment};
 use crate::phase::{self, Event, Phase};
@@ -31,7 +32,11 @@ const SETTLE_TIME: Duration = Duration::from_millis(20);
 /// A connection.
 pub struct Flow {
     syn: Segment,
+    /// When that came.
+    begun: Instant,
     phase: Phase,
+    /// Where it is counted: in its phase.
+    counted: Counted,
     upstream: Option<Upstream>,
     ready: Ready,
     body: Body,
@@ -74,7 +79,9 @@ impl Flow {
         let attempt = Attempt::new(packet, syn.tuple.destination, shared.preferred_proxy(now));
         let mut flow = Flow {
             syn,
+            begun: now,
             phase: Phase::Dialing,
+            counted: Counted::begin(&shared.stats),
             upstream: None,
             ready: Ready::default(),
             body: Body::Attempt(Box::new(attempt)),
@@ -86,7 +93,6 @@ impl Flow {
             armed: None,
             listed: false,
         };
-        shared.stats.flows_connecting_now.up();
         flow.dial(now, wire, shared);
         (flow.phase != Phase::Gone).then_some(flow)
     }
@@ -126,10 +132,10 @@ impl Flow {
         shared.secret(&(self.syn.tuple, self.syn.sequence))
     }
 
-    /// Give the offered packet to this flow's socket; false where there is none yet.
-    pub fn ingress(&mut self, now: Instant, wire: &mut Wire) -> bool {
+    /// Give the offered packet of `length` bytes to this flow's socket; false where there is none yet.
+    pub fn ingress(&mut self, length: usize, now: Instant, wire: &mut Wire) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
-        link.ingress(now, wire);
+        link.ingress(length, now, wire);
         true
     }
 
@@ -157,10 +163,10 @@ impl Flow {
 
     /// The program has broken the connection, or given up before it was answered: reset the proxy's side.
     pub fn abandon(&mut self, shared: &mut Shared) {
-        if let Some(upstream) = self.upstream.take() {
-            upstream.reset();
-        }
-        shared.stats.flows_reset_by_client.up();
+        self.upstream.take().into_iter().for_each(Upstream::reset);
+        let was_open = self.is_answered();
+        let counter = if was_open { &shared.stats.flows_reset_by_client } else { &shared.stats.flows_abandoned };
+        counter.up();
         self.step(Event::ClientReset);
         self.release(shared);
     }
@@ -183,6 +189,7 @@ impl Flow {
     fn step(&mut self, event: Event) {
         if let Some(phase) = phase::next(self.phase, event) {
             self.phase = phase;
+            self.counted.at(phase);
         }
     }
 
@@ -301,18 +308,18 @@ impl Flow {
         let early = std::mem::take(&mut self.early);
         let mut link = Link::listen(self.syn.tuple.destination, slot, &mut shared.rings, early);
         wire.device.offer_again(&attempt.packet);
-        link.ingress(now, wire);
+        link.ingress(attempt.packet.len(), now, wire);
         let accepted = link.socket().state() == State::SynReceived;
         self.body = Body::Link(Box::new(link));
-        shared.stats.flows_connecting_now.down();
-        shared.stats.flows_open_now.up();
         if accepted {
             shared.stats.flows_opened.up();
+            shared.stats.latency.count(now - self.begun);
             self.settled = now + SETTLE_TIME;
             self.step(Event::Accepted);
         } else {
             // a SYN that the stack does not take: from a group address, say
             shared.stats.bad_packets.up();
+            shared.stats.flows_abandoned.up();
             self.upstream = None;
             self.step(Event::ClientReset);
             self.release(shared);
@@ -324,8 +331,11 @@ impl Flow {
     fn relay(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) -> Served {
         let mut again = self.download(shared);
         again |= self.upload(shared);
-        if self.ready.broken && matches!(self.phase, Phase::UpstreamDone | Phase::Orphaned) {
-            self.lose_upstream(shared);
+        if self.ready.broken && self.phase == Phase::UpstreamDone {
+            self.lose_upstream();
+        }
+        if self.ready.broken && self.phase == Phase::Orphaned {
+            self.abandon(shared);
         }
         if self.phase == Phase::Draining
             && self.settled <= now
@@ -355,12 +365,12 @@ impl Flow {
         let end = link.download(upstream, &mut self.ready, &shared.stats);
         match end {
             // the error was told when bytes could not be sent
-            End::Eof if self.phase == Phase::Severed => self.lose_upstream(shared),
+            End::Eof if self.phase == Phase::Severed => self.lose_upstream(),
             End::Eof => {
                 link.socket().close();
                 self.step(Event::UpstreamEof);
             }
-            End::Broken => self.lose_upstream(shared),
+            End::Broken => self.lose_upstream(),
             End::Empty | End::Full | End::Turn => {}
         }
         end == End::Turn
@@ -384,15 +394,15 @@ impl Flow {
                 self.step(Event::SendFailed);
                 return true;
             }
-            End::Broken => self.lose_upstream(shared),
+            End::Broken if self.phase == Phase::Orphaned => self.abandon(shared),
+            End::Broken => self.lose_upstream(),
             End::Full | End::Empty | End::Turn => {}
         }
         end == End::Turn
     }
 
     /// The proxy broke the connection: let the program have what came before, then a RST.
-    fn lose_upstream(&mut self, shared: &mut Shared) {
-        shared.stats.flows_reset_by_proxy.up();
+    fn lose_upstream(&mut self) {
         self.upstream = None;
         self.step(Event::UpstreamReset);
     }
@@ -411,7 +421,10 @@ impl Flow {
         let (state, can_recv) = (socket.state(), socket.can_recv());
         let unread = can_recv && !matches!(self.phase, Phase::Severed | Phase::Draining);
         match self.phase {
-            Phase::Resetting if settled => self.step(Event::Sent),
+            Phase::Resetting if settled => {
+                shared.stats.flows_reset_by_proxy.up();
+                self.step(Event::Sent);
+            }
             Phase::BothDone if state == State::Closed || (state == State::TimeWait && settled) => {
                 shared.stats.flows_finished.up();
                 shared.remember(&self.syn.tuple);
@@ -449,13 +462,9 @@ impl Flow {
     fn release(&mut self, shared: &mut Shared) {
         self.upstream = None;
         self.phase = Phase::Gone;
-        match std::mem::replace(&mut self.body, Body::Nothing) {
-            Body::Attempt(_) => shared.stats.flows_connecting_now.down(),
-            Body::Link(link) => {
-                link.release(&mut shared.rings);
-                shared.stats.flows_open_now.down();
-            }
-            Body::Nothing => {}
+        self.counted.at(Phase::Gone);
+        if let Body::Link(link) = std::mem::replace(&mut self.body, Body::Nothing) {
+            link.release(&mut shared.rings);
         }
     }
 }

@@ -7,7 +7,7 @@
 //!                                                                       | SendFailed    ──> Severed ──UpstreamReset─┐│
 //!                                                                       | UpstreamReset ──> Draining <──────────────┘v
 //!     from everywhere: Failed, ClientReset ──> Gone            Draining ──Drained──> Resetting ──Sent──> Gone    BothDone
-//!     Open, UpstreamDone ──ClientBroke──> Orphaned ──UpstreamReset, ClientReset──> Gone       BothDone ──Finished──> Gone
+//!     Open, UpstreamDone ──ClientBroke──> Orphaned ──ClientReset──> Gone                      BothDone ──Finished──> Gone
 //! ```
 //!
 //! An event that the table does not know changes nothing.
@@ -77,7 +77,7 @@ pub fn next(phase: Phase, event: Event) -> Option<Phase> {
         (P::Open | P::ClientDone | P::UpstreamDone | P::Severed, E::UpstreamReset) => Some(P::Draining),
         (P::Severed | P::Draining, E::Drained) => Some(P::Resetting),
         (P::Open | P::UpstreamDone, E::ClientBroke) => Some(P::Orphaned),
-        (P::Resetting, E::Sent) | (P::BothDone, E::Finished) | (P::Orphaned, E::UpstreamReset) => Some(P::Gone),
+        (P::Resetting, E::Sent) | (P::BothDone, E::Finished) => Some(P::Gone),
         (P::Gone, _) => None,
         (_, E::ClientReset) => Some(P::Gone),
         _ => None,
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn reset_of_the_proxy_drains_first_and_that_of_the_client_ends_at_once() {
         let (n, drain, gone) = (None, Some(P::Draining), Some(P::Gone));
-        row(E::UpstreamReset, [n, n, n, drain, drain, drain, n, drain, n, n, gone, n]);
+        row(E::UpstreamReset, [n, n, n, drain, drain, drain, n, drain, n, n, n, n]);
         let reset = Some(P::Resetting);
         row(E::Drained, [n, n, n, n, n, n, n, reset, reset, n, n, n]);
         row(E::SendFailed, [n, n, n, Some(P::Severed), n, n, n, n, n, n, n, n]);

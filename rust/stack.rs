@@ -113,10 +113,10 @@ impl Stack {
         let fin_apart = segment.has(flag::FIN) && segment.payload > 0;
         let fin = fin_apart.then(|| self.wire.device.set_fin_apart(packet.clone()));
         self.wire.device.offer(packet.clone());
-        if flow.ingress(now, &mut self.wire) {
+        if flow.ingress(packet.len(), now, &mut self.wire) {
             if let Some(fin) = fin {
                 self.wire.device.offer_again(&fin);
-                flow.ingress(now, &mut self.wire);
+                flow.ingress(fin.len(), now, &mut self.wire);
             }
             self.enlist(index);
         } else if segment.has(flag::RST) || flow.is_superseded_by(&segment) {

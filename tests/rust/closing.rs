@@ -170,7 +170,9 @@ fn machine_that_has_forgotten_a_connection_can_open_it_anew() {
             world.rest(Duration::from_millis(10));
         }
         world.program.sockets.remove(handle); // it sends nothing: a container that died, say
+        let begin = world.now;
         let (_, second) = world.open(TARGET, 40000);
+        assert!((world.now - begin).total_millis() < 3000, "{}", world.now - begin);
         assert_eq!(read_some(&first, &mut Vec::new()), Err(ErrorKind::ConnectionReset));
         assert_eq!(read_some(&second, &mut Vec::new()), Ok(false));
         assert_eq!(world.stats.flows_reset_by_client.get(), 1);
@@ -187,8 +189,8 @@ fn stack_that_stops_resets_both_ends() {
     for stream in [stream, asked] {
         assert_eq!(read_some(&stream, &mut Vec::new()), Err(ErrorKind::ConnectionReset));
     }
-    world.closed(handle);
-    world.closed(waiting);
+    world.program.poll(world.now);
+    assert_eq!([handle, waiting].map(|handle| world.socket(handle).state()), [State::Closed, State::Closed]);
 }
 
 #[test]

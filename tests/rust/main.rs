@@ -5,6 +5,7 @@
 mod by_hand;
 mod carrying;
 mod closing;
+mod counters;
 mod ends;
 mod epoll;
 mod hostile;
