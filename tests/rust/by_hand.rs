@@ -128,6 +128,7 @@ pub struct Peer {
     pub first: u32,
     pub mss: Option<u16>,
     pub window: u16,
+    pub scale: bool,
     /// What the stack has sent: every segment, the stream, the next sequence number, the largest segment.
     pub seen: Vec<Seen>,
     pub got: Vec<u8>,
@@ -143,6 +144,7 @@ impl Peer {
             first,
             mss: Some(1460),
             window: u16::MAX,
+            scale: false,
             seen: Vec::new(),
             got: Vec::new(),
             expected: 0,
@@ -162,6 +164,9 @@ impl Peer {
         let mut tail = vec![1; 40]; // no-operations
         if let Some(mss) = self.mss {
             tail[..4].copy_from_slice(&[2, 4, (mss >> 8) as u8, mss as u8]);
+        }
+        if self.scale {
+            tail[4..7].copy_from_slice(&[3, 3, 0]);
         }
         tail.extend(data);
         let (source, target) = self.between.ends();

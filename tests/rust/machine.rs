@@ -104,7 +104,7 @@ impl Machine {
             }
             last.forget(world); // its port is used again at once
         }
-        let address = if slot % 2 == 0 { "192.0.2.1" } else { "[2001:db8::1]" };
+        let address = if slot.is_multiple_of(2) { "192.0.2.1" } else { "[2001:db8::1]" };
         let target = format!("{address}:{}", 1000 + slot).parse().unwrap();
         let handle = world.program.connect(target, 40_000 + slot, self.ring);
         world.socket(handle).set_keep_alive(Some(KEEP_ALIVE)); // a RST may be lost

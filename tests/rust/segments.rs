@@ -5,7 +5,8 @@ use std::net::Shutdown;
 
 use crate::by_hand::{ACK, Between, FIN, Peer};
 use crate::streams::{bytes, read_some, write_some};
-use crate::world::{TARGET, World};
+use crate::wire::Wire;
+use crate::world::{TARGET, World, listener};
 
 #[test]
 fn overlapping_and_swapped_segments_around_the_wrap_arrive_once() {
@@ -138,4 +139,25 @@ fn headers_between_ip_and_tcp_are_no_hindrance() {
         peer.send(ACK, 9, b"");
         assert_eq!(peer.world.stack.usage().0, 0, "{between:?}");
     }
+}
+
+#[test]
+fn bytes_for_the_program_pass_the_wrap() {
+    let mut peer = Peer::new(7);
+    peer.world = World::seeded(23055, vec![listener()], 65535, Wire::default()); // the first number is just before the wrap
+    let mut stream = peer.open(b"");
+    let first = peer.expected;
+    assert!(first > u32::MAX - 50_000, "{first}: another seed is needed");
+    let data = bytes(200_000, 5);
+    stream.write_all(&data).unwrap();
+    drop(stream);
+    for _ in 0..100 {
+        peer.turn();
+        peer.send(ACK, 0, b"");
+    }
+    assert!(peer.got == data, "{} bytes", peer.got.len());
+    assert_eq!(peer.expected, first.wrapping_add(200_001));
+    peer.send(ACK | FIN, 0, b"");
+    peer.send(ACK, 1, b"");
+    assert_eq!(peer.world.value("flows_finished"), 1);
 }

@@ -86,3 +86,39 @@ fn program_that_has_vanished_is_asked_and_given_up() {
     assert_eq!(read_some(&stream, &mut Vec::new()), Err(ErrorKind::ConnectionReset));
     assert_eq!(peer.world.stack.usage().0, 0);
 }
+
+/// Give the offset up to which the stack has said it takes bytes, with the scale of its largest ring.
+fn edge(peer: &Peer) -> usize {
+    let last = peer.last();
+    last.acknowledgement.wrapping_sub(peer.at(0)) as usize + (usize::from(last.window) << 5)
+}
+
+#[test]
+fn window_whose_edge_moves_back_loses_no_byte_before_the_end() {
+    let mut peer = Peer::new(7);
+    peer.scale = true;
+    let stream = peer.open(b"");
+    let (mut data, mut end) = (Vec::new(), 60_000);
+    while end - data.len() > 20_000 {
+        let piece = bytes(10_007, data.len() as u32);
+        peer.send(ACK, data.len() as i32, &piece);
+        data.extend(piece);
+        end = end.max(edge(&peer));
+    }
+    let last = end - 5000;
+    let from = data.len();
+    data.extend(bytes(end - from, 3));
+    peer.send(ACK, from as i32, &data[from..last]);
+    assert!(edge(&peer) < end, "it did not move back");
+    peer.send(ACK | FIN, last as i32, &data[last..]); // was on its way
+    let mut got = Vec::new();
+    for _ in 0..1000 {
+        assert_eq!(read_some(&stream, &mut got), Ok(false), "an end after {} of {end} bytes", got.len());
+        peer.turn();
+    }
+    peer.send(ACK | FIN, last as i32, &data[last..]);
+    while read_some(&stream, &mut got) == Ok(false) {
+        peer.turn();
+    }
+    assert!(got == data, "{} of {end} bytes", got.len());
+}

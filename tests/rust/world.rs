@@ -26,6 +26,7 @@ use crate::streams::read_some;
 use crate::wire::Wire;
 
 const MEMORY: u64 = 1 << 30;
+const SEED: u64 = 7;
 pub const TARGET: &str = "192.0.2.1:443";
 pub const TARGET6: &str = "[2001:db8::1]:443";
 /// A proxy that lets connections through at once.
@@ -49,10 +50,15 @@ impl World {
 
     /// Make a world with these proxies.
     pub fn with(proxies: Vec<TcpListener>, mtu: usize, wire: Wire) -> World {
+        World::seeded(SEED, proxies, mtu, wire)
+    }
+
+    /// Make a world whose stack begins with the sequence numbers that follow from `seed`.
+    pub fn seeded(seed: u64, proxies: Vec<TcpListener>, mtu: usize, wire: Wire) -> World {
         let (ours, theirs) = packet_pair();
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
         let now = Instant::from_secs(1000);
-        let stack = stack(ours, &proxies, 0, &stats, &notes, now);
+        let stack = stack((ours, seed), &proxies, 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
         World { now, stack, stats, notes, program, proxies, epoll: Epoll::new() }
     }
@@ -129,7 +135,7 @@ impl World {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
         self.stats = Arc::default();
-        self.stack = stack(queue, &self.proxies, warm, &self.stats, &self.notes, self.now);
+        self.stack = stack((queue, SEED), &self.proxies, warm, &self.stats, &self.notes, self.now);
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
@@ -193,7 +199,7 @@ impl World {
 }
 
 fn stack(
-    queue: OwnedFd,
+    (queue, seed): (OwnedFd, u64),
     proxies: &[TcpListener],
     warm: usize,
     stats: &Arc<Stats>,
@@ -207,7 +213,7 @@ fn stack(
         let upstream = Upstream::dial(shared.proxies[0].address).unwrap();
         shared.pool.give(upstream, now);
     }
-    Stack::new(Device::new(queue, Arc::clone(stats)), shared, 7, now)
+    Stack::new(Device::new(queue, Arc::clone(stats)), shared, seed, now)
 }
 
 pub fn listener() -> TcpListener {
