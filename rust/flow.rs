@@ -181,7 +181,6 @@ impl Flow {
             }
             Body::Nothing => {}
         }
-        // a FIN would say that the program had sent all it wanted to
         self.upstream.take().into_iter().for_each(Upstream::reset);
         self.release(shared);
     }
@@ -190,6 +189,10 @@ impl Flow {
         if let Some(phase) = phase::next(self.phase, event) {
             self.phase = phase;
             self.counted.at(phase);
+            // a FIN says that all was sent, so there is none before it was
+            if let (Phase::Granted | Phase::BothDone, Some(upstream)) = (phase, &self.upstream) {
+                upstream.close_resets(phase == Phase::Granted);
+            }
         }
     }
 

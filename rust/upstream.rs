@@ -118,9 +118,15 @@ impl Upstream {
         unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_WR) };
     }
 
-    /// Close with a RST instead of a FIN (socket(7), SO_LINGER with a time of zero).
+    /// Close with a RST instead of a FIN.
     pub fn reset(self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        self.close_resets(true);
+    }
+
+    /// Say whether closing sends a RST instead of a FIN (socket(7), SO_LINGER with a time of zero), also where it is the
+    /// kernel that closes, because this process has died.
+    pub fn close_resets(&self, resets: bool) {
+        let linger = libc::linger { l_onoff: libc::c_int::from(resets), l_linger: 0 };
         self.set(libc::SOL_SOCKET, libc::SO_LINGER, linger);
     }
 

@@ -210,3 +210,13 @@ fn proxy_that_never_reads_does_not_keep_a_connection_that_the_program_has_reset(
     assert_eq!(read_some(&stream, &mut got), Err(ErrorKind::ConnectionReset));
     assert!(got == up[..got.len()]);
 }
+
+#[test]
+fn stack_that_dies_does_not_make_its_proxies_believe_in_an_end() {
+    let mut world = World::plain();
+    let (handle, stream) = world.open(TARGET, 40000);
+    world.socket(handle).send_slice(b"half of").unwrap();
+    world.rest(Duration::from_millis(10));
+    world.replace_stack(0); // the old one is dropped as it is; the kernel closes what a process leaves
+    assert_eq!(read_some(&stream, &mut Vec::new()), Err(ErrorKind::ConnectionReset));
+}

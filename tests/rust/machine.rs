@@ -298,7 +298,7 @@ fn summary(end: &End) -> String {
 }
 
 fn cases() -> u32 {
-    std::env::var("PROXYVPN_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
+    std::env::var("PROXYVPN_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
 }
 
 proptest! {
