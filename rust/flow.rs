@@ -396,7 +396,8 @@ impl Flow {
         let Some(link) = self.link() else { return };
         let socket = link.socket();
         let (state, can_recv) = (socket.state(), socket.can_recv());
-        let unread = can_recv && !matches!(self.phase, Phase::Severed | Phase::Draining);
+        // bytes behind a FIN, which no sane program sends and the stack takes, are for nobody
+        let unread = can_recv && matches!(self.phase, Phase::Open | Phase::UpstreamDone);
         match self.phase {
             Phase::Resetting if settled => self.step(Event::Sent),
             Phase::BothDone if state == State::Closed || (state == State::TimeWait && settled) => {

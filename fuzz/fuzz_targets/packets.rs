@@ -203,10 +203,10 @@ impl Scene {
 
     fn time_passes(&mut self, cursor: &mut Cursor<'_>) {
         let millis = cursor.pick(&[1, 3, 20, 250, 1000, 4000, 11_000, 31_000, 301_000]);
-        let written = self.world.rest(Duration::from_millis(millis));
-        for talk in &mut self.talks {
-            talk.received(&written);
-        }
+        let talks = &mut self.talks;
+        self.world.rest(Duration::from_millis(millis), |written| {
+            talks.iter_mut().for_each(|talk| talk.received(written));
+        });
     }
 
     fn reset(&mut self, cursor: &mut Cursor<'_>) {

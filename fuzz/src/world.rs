@@ -28,8 +28,8 @@ const EMPTY_HEAP: usize = 64 << 10;
 /// Packets with data that one flow sends at once: its ring, in super-segments of a small window.
 const DATA_AT_ONCE: usize = 64;
 const AGE: Duration = Duration::from_secs(2400);
-/// A flow without anyone left repeats itself and probes: with growing pauses, until it gives up.
-const FLOW_REPEATS: usize = 120;
+/// A flow without anyone left sends its whole ring again, and probes: with growing pauses, some thirty times in all.
+const FLOW_REPEATS: usize = 30 * DATA_AT_ONCE;
 const FLOW_WAKES: usize = 400;
 
 pub struct World {
@@ -62,6 +62,9 @@ impl World {
 
     /// Put `frame` into the TUN.
     pub fn inject(&mut self, frame: &[u8]) {
+        if std::env::var_os("FUZZ_SHOW").is_some() {
+            eprintln!("< {:02x?}", &frame[..frame.len().min(90)]);
+        }
         // SAFETY: `frame` is readable for its length. A full socket loses the packet, as a full queue does.
         unsafe { libc::write(self.tun.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
     }
@@ -84,7 +87,10 @@ impl World {
         }
         let read = (self.stats.tun_read.get() - read) as usize;
         self.check_answers(&written, before, read);
-        self.check_heap();
+        self.check_heap(&written);
+        if std::env::var_os("FUZZ_SHOW").is_some() {
+            self.show(&written);
+        }
         self.now += Duration::from_millis(1);
         written
     }
@@ -140,28 +146,52 @@ impl World {
         assert!(written.len() - bare <= most, "{} packets with data, {read} read, {flows} flows", written.len() - bare);
     }
 
-    fn check_heap(&self) {
-        let used = heap::used().saturating_sub(self.heap);
+    /// Say on stderr what happened, for whoever looks at a finding.
+    fn show(&self, written: &[Written]) {
+        eprintln!("at {}: {:?} flows, timers, rings", self.now, self.stack.usage());
+        for one in written {
+            match &one.tcp {
+                Some(tcp) => eprintln!(
+                    "  to {}: flags {:#x} seq {} ack {} window {} {} bytes",
+                    one.tuple.destination,
+                    tcp.flags,
+                    tcp.sequence,
+                    tcp.acknowledgement,
+                    tcp.window,
+                    tcp.payload.len()
+                ),
+                None => eprintln!("  to {}: ICMP", one.tuple.destination),
+            }
+        }
+    }
+
+    fn check_heap(&self, written: &[Written]) {
+        let ours: usize = written.iter().filter_map(|one| one.tcp.as_ref()).map(|tcp| tcp.payload.len()).sum();
+        let used = heap::used().saturating_sub(self.heap + ours);
         assert!(used <= STACK_HEAP + FLOW_HEAP * self.flows(), "{used} bytes on the heap, {} flows", self.flows());
     }
 
-    /// Go on for `duration` of virtual time with nobody sending anything.
-    pub fn rest(&mut self, duration: Duration) -> Vec<Written> {
-        let (end, flows, mut wakes, mut written) = (self.now + duration, self.flows(), 0, Vec::new());
+    /// Go on for `duration` of virtual time with nobody sending anything; `heard` gets what the stack writes.
+    pub fn rest(&mut self, duration: Duration, mut heard: impl FnMut(&[Written])) {
+        let (end, mut wakes, mut count) = (self.now + duration, 0, 0);
+        let (flows, read) = (self.flows(), self.stats.tun_read.get());
         while self.now < end {
-            written.extend(self.turn());
+            let written = self.turn();
+            count += written.len();
+            heard(&written);
             wakes += 1;
-            assert!(wakes <= 10 + FLOW_WAKES * (1 + flows), "the stack does not rest");
+            let known = flows + (self.stats.tun_read.get() - read) as usize;
+            assert!(wakes <= 10 + FLOW_WAKES * (1 + known), "the stack does not rest");
             let next = self.stack.next_timer().unwrap_or(end).min(end);
             self.now = self.now.max(next);
         }
-        assert!(written.len() <= (DATA_AT_ONCE + FLOW_REPEATS) * flows, "{} packets at rest", written.len());
-        written
+        let known = flows + (self.stats.tun_read.get() - read) as usize; // what waited in the TUN is read now
+        assert!(count <= FLOW_REPEATS * known, "{count} packets at rest");
     }
 
     /// Let everything grow old. Panics unless nothing is left: no flow, timer, ring, descriptor, and little memory.
     pub fn end(mut self) {
-        drop(self.rest(AGE));
+        self.rest(AGE, |_| {});
         self.proxies = Proxies::default();
         drop(self.turn());
         assert_eq!(self.stack.usage(), (0, 0, 0), "flows, timers, rings");
