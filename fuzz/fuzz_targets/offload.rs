@@ -187,6 +187,9 @@ impl Scene {
             return; // a keep-alive, or a probe of a window
         }
         let (from, length) = (from as usize, tcp.payload.len());
+        if length == 0 && tcp.flags & FIN == 0 {
+            return;
+        }
         assert!(from + length <= self.offered + 1, "{} bytes beyond the window", from + length - self.offered);
         assert!(tcp.segment_size + tcp.options.len() <= self.largest, "{} for {}", tcp.segment_size, self.largest);
         assert!(from + length <= self.given && tcp.payload == stream(1, from, length), "bytes from {from}");

@@ -26,7 +26,12 @@ impl Talk {
             ("10.0.0.3:65535", "203.0.113.9:1"),
             ("[2001:db8::2]:40000", "[2001:db8::1]:443"),
         ]
-        .map(|(source, destination)| Talk { tuple: tuple(source, destination), next: 0, expected: 0, window: 0 })
+        .map(|(source, destination)| Talk {
+            tuple: tuple(source, destination),
+            next: 0,
+            expected: 0,
+            window: 0,
+        })
     }
 
     /// Give a segment that fits.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod flows;
+mod found;
 mod hostile;
 mod scripted;
 mod segments;
