@@ -47,7 +47,7 @@ impl Scene {
     /// Open a connection; None where the stack does not take its SYN.
     fn open(cursor: &mut Cursor<'_>) -> Option<Scene> {
         let [v4, _, _, v6] = Talk::some();
-        let mut talk = if cursor.byte() % 2 == 0 { v4 } else { v6 };
+        let mut talk = if cursor.byte() < 128 { v4 } else { v6 };
         let mss = cursor.word();
         talk.next = cursor.pick(&[7, u32::MAX, u32::MAX - 70_000, 0x7fff_ff00]);
         let mut options = Vec::new();
@@ -216,6 +216,7 @@ impl Scene {
         self.talk.send(&mut self.world, ACK, &[]);
         self.world.turn();
         assert_eq!(self.world.stats.flows_finished.get(), 1);
+        drop(self.got);
         self.world.end();
     }
 
