@@ -153,7 +153,7 @@ impl Scene {
 
     /// Give the window that keeps what was offered: a window may not shrink.
     fn window(&self) -> u16 {
-        (self.offered - self.received).min(usize::from(u16::MAX)) as u16
+        self.offered.saturating_sub(self.received).min(usize::from(u16::MAX)) as u16 // a probe may be beyond
     }
 
     /// Acknowledge what has come and offer a window, unless that would shrink it.

@@ -128,7 +128,7 @@ impl Scene {
     fn send_fitting(&mut self, cursor: &mut Cursor<'_>) {
         let number = self.talk(cursor);
         let flags = cursor.pick(&[ACK, ACK | FIN, ACK | 8]);
-        let length = payload_length(cursor);
+        let length = payload_length(cursor).min(usize::from(self.talks[number].window));
         self.talks[number].send(&mut self.world, flags, &ZEROES[..length]);
         if !self.gathering {
             self.turn();

@@ -41,6 +41,7 @@ impl Proxies {
         for listener in &*LISTENERS {
             while let Ok((stream, _)) = listener.accept() {
                 stream.set_nonblocking(true).expect("a socket");
+                stream.set_nodelay(true).expect("a socket"); // real time does not pass in a world
                 self.streams.push(Some(stream));
             }
         }

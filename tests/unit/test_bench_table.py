@@ -68,9 +68,9 @@ def test_row_that_nobody_measured_is_left_out() -> None:
 
 
 def test_widest_cell_keeps_a_space_before_it() -> None:
-    samples = Samples({"a": {"idle_open": [10000.0, 9999.0, 10000.0]}, "b": {"idle_open": [10000.0, 9999.0, 9999.0]}})
+    samples = Samples({"a": {"idle_open": [10000.0, 9999.0, 10000.0]}, "b": {"idle_open": [10000.0, 9999.0, 10000.0]}})
     row = line(report(samples), "idle connections held open")
-    assert row.split()[4:] == ["10000", "(9999-10000)", "9999", "(9999-10000)"]
+    assert row.split()[4:] == 2 * ["10000", "(9999-10000)"]
 
 
 def test_report_begins_with_where_and_how_it_was_measured() -> None:
