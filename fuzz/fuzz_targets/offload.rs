@@ -153,7 +153,7 @@ impl Scene {
 
     /// Give the window that keeps what was offered: a window may not shrink.
     fn window(&self) -> u16 {
-        self.offered.saturating_sub(self.received).min(usize::from(u16::MAX)) as u16 // a probe may be beyond
+        (self.offered - self.received).min(usize::from(u16::MAX)) as u16
     }
 
     /// Acknowledge what has come and offer a window, unless that would shrink it.
@@ -195,6 +195,7 @@ impl Scene {
         assert!(from + length <= self.given && tcp.payload == stream(1, from, length), "bytes from {from}");
         if from <= self.received {
             self.received = self.received.max(from + length);
+            self.offered = self.offered.max(self.received); // a probe's byte was taken though it was not asked for
             self.ended |= tcp.flags & FIN != 0 && self.received == from + length;
             self.talk.expected = begin.wrapping_add(self.received as u32 + u32::from(self.ended));
         }
