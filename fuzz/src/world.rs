@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use _tunstack::device::{Device, HEADER};
-use _tunstack::packet::FourTuple;
+use _tunstack::packet::{FourTuple, Peek, peek, unreachable_for};
 use _tunstack::shared::{Proxy, Shared};
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
@@ -16,6 +16,7 @@ use _tunstack::upstream::Ready;
 use smoltcp::time::{Duration, Instant};
 
 use crate::heap;
+use crate::packets::RST;
 use crate::proxy::Proxies;
 use crate::written::{Written, checked};
 
@@ -38,6 +39,8 @@ pub struct World {
     pub stats: Arc<Stats>,
     pub proxies: Proxies,
     tun: OwnedFd,
+    /// Packets injected since the last turn that nothing may answer where there is no flow.
+    silent: usize,
     epoll: OwnedFd,
     /// The lowest descriptor that was free, and the bytes on the heap, when there was no flow yet.
     first_free: RawFd,
@@ -57,7 +60,7 @@ impl World {
         // SAFETY: plain system call; the descriptor is new and ours.
         let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
         let (first_free, heap) = (first_free(), heap::used());
-        World { now, stack, stats, proxies: Proxies::default(), tun, epoll, first_free, heap }
+        World { now, stack, stats, proxies: Proxies::default(), tun, silent: 0, epoll, first_free, heap }
     }
 
     /// Put `frame` into the TUN.
@@ -66,7 +69,8 @@ impl World {
             eprintln!("< {:02x?}", &frame[..frame.len().min(90)]);
         }
         // SAFETY: `frame` is readable for its length. A full socket loses the packet, as a full queue does.
-        unsafe { libc::write(self.tun.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
+        let written = unsafe { libc::write(self.tun.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
+        self.silent += usize::from(written > 0 && is_silent(frame));
     }
 
     /// Let the stack do all that it can, and a millisecond go by; give what it wrote.
@@ -86,7 +90,8 @@ impl World {
             }
         }
         let read = (self.stats.tun_read.get() - read) as usize;
-        self.check_answers(&written, before, read);
+        let silent = std::mem::take(&mut self.silent);
+        self.check_answers(&written, before, read, silent);
         self.check_heap(&written);
         if std::env::var_os("FUZZ_SHOW").is_some() {
             self.show(&written);
@@ -136,11 +141,11 @@ impl World {
         self.stack.usage().0
     }
 
-    /// No storm: where there was and is no flow, one answer for a packet at most; a flow may add a few of its own.
-    fn check_answers(&self, written: &[Written], before: usize, read: usize) {
+    /// No storm: where there was and is no flow, one answer for a packet, and none for a RST; a flow may add a few of its own.
+    fn check_answers(&self, written: &[Written], before: usize, read: usize, silent: usize) {
         let flows = before.max(self.flows());
         let bare = written.iter().filter(|one| one.tcp.as_ref().is_none_or(|tcp| tcp.payload.is_empty())).count();
-        let most = if flows == 0 { read } else { 2 * (flows + read) };
+        let most = if flows == 0 { read - silent } else { 2 * (flows + read) };
         assert!(bare <= most, "{bare} packets without data, {read} read, {flows} flows");
         let most = if flows == 0 { 0 } else { DATA_AT_ONCE * (flows + read) };
         assert!(written.len() - bare <= most, "{} packets with data, {read} read, {flows} flows", written.len() - bare);
@@ -192,6 +197,7 @@ impl World {
     /// Let everything grow old. Panics unless nothing is left: no flow, timer, ring, descriptor, and little memory.
     pub fn end(mut self) {
         self.rest(AGE, |_| {});
+        assert_eq!(self.flows(), 0, "a flow outlives everything but its proxy");
         self.proxies = Proxies::default();
         drop(self.turn());
         assert_eq!(self.stack.usage(), (0, 0, 0), "flows, timers, rings");
@@ -207,6 +213,16 @@ impl World {
         self.stack.cut_all(self.now);
         let gauges = (self.stats.flows_connecting_now.get(), self.stats.flows_open_now.get());
         assert_eq!(gauges, (0, 0), "flows that are counted");
+    }
+}
+
+/// Say whether a frame is a RST, or nothing that could be answered.
+fn is_silent(frame: &[u8]) -> bool {
+    let mut packet = frame.get(HEADER..).unwrap_or_default().to_vec();
+    match peek(&mut packet, frame[0] & 3 != 0) {
+        Peek::Tcp { segment, .. } => segment.has(RST),
+        Peek::Other => unreachable_for(&packet).is_none(),
+        Peek::Bad => true,
     }
 }
 
