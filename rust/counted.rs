@@ -49,7 +49,7 @@ fn gauge(stats: &Stats, phase: Phase) -> Option<&Counter> {
         Phase::ClientDone => Some(&stats.flows_half_closed_by_client_now),
         Phase::UpstreamDone => Some(&stats.flows_half_closed_by_proxy_now),
         Phase::BothDone => Some(&stats.flows_closing_now),
-        Phase::Severed | Phase::Draining | Phase::Resetting | Phase::Orphaned => Some(&stats.flows_breaking_now),
+        Phase::Severed | Phase::Draining | Phase::Resetting => Some(&stats.flows_breaking_now),
         Phase::Gone => None,
     }
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
     use crate::phase::{Event, next};
 
-    const EVENTS: [Event; 14] = [
+    const EVENTS: [Event; 13] = [
         Event::Connected,
         Event::Retry,
         Event::Granted,
@@ -69,7 +69,6 @@ mod tests {
         Event::UpstreamEof,
         Event::SendFailed,
         Event::UpstreamReset,
-        Event::ClientBroke,
         Event::ClientReset,
         Event::Drained,
         Event::Sent,

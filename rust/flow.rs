@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// For one side to take what the other one sent before it broke the connection.
+/// For each side to take what the other sent before it broke the connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to learn that its connect() has succeeded, before a RST of the proxy would make it fail after all.
 const SETTLE_TIME: Duration = Duration::from_millis(20);
@@ -271,7 +271,7 @@ impl Flow {
             Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
             Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
             Phase::Severed | Phase::Draining => self.abort(),
-            Phase::Orphaned => self.abandon(shared),
+            Phase::Open | Phase::UpstreamDone => self.abandon(shared),
             _ => {}
         }
     }
@@ -310,6 +310,7 @@ impl Flow {
         let Body::Attempt(attempt) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
         let early = std::mem::take(&mut self.early);
         let mut link = Link::listen(self.syn.tuple.destination, slot, &mut shared.rings, early);
+        link.limit_segments(packet::segment_limit(&attempt.packet));
         wire.device.offer_again(&attempt.packet);
         link.ingress(attempt.packet.len(), now, wire);
         let accepted = link.socket().state() == State::SynReceived;
@@ -336,9 +337,6 @@ impl Flow {
         again |= self.upload(shared);
         if self.ready.broken && self.phase == Phase::UpstreamDone {
             self.lose_upstream();
-        }
-        if self.ready.broken && self.phase == Phase::Orphaned {
-            self.abandon(shared);
         }
         if self.phase == Phase::Draining
             && self.settled <= now
@@ -382,7 +380,7 @@ impl Flow {
     /// Move bytes towards the proxy; says whether there may be more.
     fn upload(&mut self, shared: &mut Shared) -> bool {
         let (Body::Link(link), Some(upstream)) = (&mut self.body, &self.upstream) else { return false };
-        if !matches!(self.phase, Phase::Open | Phase::UpstreamDone | Phase::Orphaned) {
+        if !matches!(self.phase, Phase::Open | Phase::UpstreamDone) {
             return false;
         }
         let end = link.upload(upstream, &mut self.ready, &shared.stats);
@@ -397,7 +395,6 @@ impl Flow {
                 self.step(Event::SendFailed);
                 return true;
             }
-            End::Broken if self.phase == Phase::Orphaned => self.abandon(shared),
             End::Broken => self.lose_upstream(),
             End::Full | End::Empty | End::Turn => {}
         }
@@ -422,7 +419,8 @@ impl Flow {
         let Some(link) = self.link() else { return };
         let socket = link.socket();
         let (state, can_recv) = (socket.state(), socket.can_recv());
-        let unread = can_recv && !matches!(self.phase, Phase::Severed | Phase::Draining);
+        // bytes behind a FIN, which no sane program sends and the stack takes, are for nobody
+        let unread = can_recv && matches!(self.phase, Phase::Open | Phase::UpstreamDone);
         match self.phase {
             Phase::Resetting if settled => {
                 shared.stats.flows_reset_by_proxy.up();
@@ -436,17 +434,15 @@ impl Flow {
             Phase::BothDone => self.upstream = None,
             // what came before a RST is for the proxy; what came before the last FIN, all the more
             Phase::Resetting => {}
-            _ if !matches!(state, State::Closed | State::Listen) => {}
-            _ if !unread => self.abandon(shared),
-            Phase::Open | Phase::UpstreamDone => self.step(Event::ClientBroke),
+            _ if matches!(state, State::Closed | State::Listen) && !unread => self.abandon(shared),
             _ => {}
         }
     }
 
     /// Give the time of the stack's next timer, and set the deadline of a phase that has one.
     fn next_look(&mut self, now: Instant, wire: &mut Wire) -> Option<Instant> {
-        let breaking = matches!(self.phase, Phase::Severed | Phase::Draining | Phase::Orphaned);
-        if breaking && self.deadline.is_none() {
+        let breaking = matches!(self.phase, Phase::Severed | Phase::Draining);
+        if (breaking || self.is_over()) && self.deadline.is_none() {
             self.deadline = Some(now + DRAIN_TIMEOUT);
         }
         let settled = Some(self.settled).filter(|&settled| breaking && settled > now);

@@ -7,7 +7,7 @@
 //!                                                                       | SendFailed    ──> Severed ──UpstreamReset─┐│
 //!                                                                       | UpstreamReset ──> Draining <──────────────┘v
 //!     from everywhere: Failed, ClientReset ──> Gone            Draining ──Drained──> Resetting ──Sent──> Gone    BothDone
-//!     Open, UpstreamDone ──ClientBroke──> Orphaned ──ClientReset──> Gone                      BothDone ──Finished──> Gone
+//!                                                                                             BothDone ──Finished──> Gone
 //! ```
 //!
 //! An event that the table does not know changes nothing.
@@ -35,8 +35,6 @@ pub enum Phase {
     Draining,
     /// The program is about to get a RST.
     Resetting,
-    /// The program broke the connection; the proxy still gets what came before that.
-    Orphaned,
     /// Nothing is left.
     Gone,
 }
@@ -53,7 +51,6 @@ pub enum Event {
     UpstreamEof,
     SendFailed,
     UpstreamReset,
-    ClientBroke,
     ClientReset,
     Drained,
     Sent,
@@ -76,7 +73,6 @@ pub fn next(phase: Phase, event: Event) -> Option<Phase> {
         (P::Open, E::SendFailed) => Some(P::Severed),
         (P::Open | P::ClientDone | P::UpstreamDone | P::Severed, E::UpstreamReset) => Some(P::Draining),
         (P::Severed | P::Draining, E::Drained) => Some(P::Resetting),
-        (P::Open | P::UpstreamDone, E::ClientBroke) => Some(P::Orphaned),
         (P::Resetting, E::Sent) | (P::BothDone, E::Finished) => Some(P::Gone),
         (P::Gone, _) => None,
         (_, E::ClientReset) => Some(P::Gone),
@@ -90,7 +86,7 @@ mod tests {
     use super::Phase as P;
     use super::next;
 
-    const PHASES: [P; 12] = [
+    const PHASES: [P; 11] = [
         P::Dialing,
         P::Asking,
         P::Granted,
@@ -101,48 +97,45 @@ mod tests {
         P::Severed,
         P::Draining,
         P::Resetting,
-        P::Orphaned,
         P::Gone,
     ];
 
     /// The phases that follow `event`, one for each of PHASES.
-    fn row(event: E, expected: [Option<P>; 12]) {
+    fn row(event: E, expected: [Option<P>; 11]) {
         assert_eq!(PHASES.map(|phase| next(phase, event)), expected, "{event:?}");
     }
 
     #[test]
     fn connection_begins_by_dialing_and_asking() {
         let n = None;
-        row(E::Connected, [Some(P::Asking), n, n, n, n, n, n, n, n, n, n, n]);
-        row(E::Retry, [Some(P::Dialing), Some(P::Dialing), n, n, n, n, n, n, n, n, n, n]);
-        row(E::Granted, [n, Some(P::Granted), n, n, n, n, n, n, n, n, n, n]);
-        row(E::Accepted, [n, n, Some(P::Open), n, n, n, n, n, n, n, n, n]);
+        row(E::Connected, [Some(P::Asking), n, n, n, n, n, n, n, n, n, n]);
+        row(E::Retry, [Some(P::Dialing), Some(P::Dialing), n, n, n, n, n, n, n, n, n]);
+        row(E::Granted, [n, Some(P::Granted), n, n, n, n, n, n, n, n, n]);
+        row(E::Accepted, [n, n, Some(P::Open), n, n, n, n, n, n, n, n]);
     }
 
     #[test]
     fn only_a_connection_that_is_not_open_can_fail() {
         let (n, gone) = (None, Some(P::Gone));
-        row(E::Failed, [gone, gone, gone, n, n, n, n, n, n, n, n, n]);
+        row(E::Failed, [gone, gone, gone, n, n, n, n, n, n, n, n]);
     }
 
     #[test]
     fn each_side_ends_once_and_both_make_an_end() {
         let (n, both) = (None, Some(P::BothDone));
-        row(E::ClientFin, [n, n, n, Some(P::ClientDone), n, both, n, n, n, n, n, n]);
-        row(E::UpstreamEof, [n, n, n, Some(P::UpstreamDone), both, n, n, n, n, n, n, n]);
-        row(E::Finished, [n, n, n, n, n, n, Some(P::Gone), n, n, n, n, n]);
+        row(E::ClientFin, [n, n, n, Some(P::ClientDone), n, both, n, n, n, n, n]);
+        row(E::UpstreamEof, [n, n, n, Some(P::UpstreamDone), both, n, n, n, n, n, n]);
+        row(E::Finished, [n, n, n, n, n, n, Some(P::Gone), n, n, n, n]);
     }
 
     #[test]
     fn reset_of_the_proxy_drains_first_and_that_of_the_client_ends_at_once() {
         let (n, drain, gone) = (None, Some(P::Draining), Some(P::Gone));
-        row(E::UpstreamReset, [n, n, n, drain, drain, drain, n, drain, n, n, n, n]);
+        row(E::UpstreamReset, [n, n, n, drain, drain, drain, n, drain, n, n, n]);
         let reset = Some(P::Resetting);
-        row(E::Drained, [n, n, n, n, n, n, n, reset, reset, n, n, n]);
-        row(E::SendFailed, [n, n, n, Some(P::Severed), n, n, n, n, n, n, n, n]);
-        let orphan = Some(P::Orphaned);
-        row(E::ClientBroke, [n, n, n, orphan, n, orphan, n, n, n, n, n, n]);
-        row(E::Sent, [n, n, n, n, n, n, n, n, n, gone, n, n]);
-        row(E::ClientReset, [gone, gone, gone, gone, gone, gone, gone, gone, gone, gone, gone, n]);
+        row(E::Drained, [n, n, n, n, n, n, n, reset, reset, n, n]);
+        row(E::SendFailed, [n, n, n, Some(P::Severed), n, n, n, n, n, n, n]);
+        row(E::Sent, [n, n, n, n, n, n, n, n, n, gone, n]);
+        row(E::ClientReset, [gone, gone, gone, gone, gone, gone, gone, gone, gone, gone, n]);
     }
 }

@@ -49,7 +49,7 @@ counters! {
     flows_half_closed_by_proxy_now,
     /// Flows that both sides have finished; the last acknowledgements are under way.
     flows_closing_now,
-    /// Flows that one side broke; the other one still gets what came before that, then a RST.
+    /// Flows that the proxy broke; the program still gets what came before that, then a RST.
     flows_breaking_now,
     /// Connects of programs: SYNs that began a flow.
     flows_begun,

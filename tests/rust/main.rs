@@ -8,6 +8,7 @@ mod closing;
 mod counters;
 mod ends;
 mod epoll;
+mod found;
 mod hostile;
 mod machine;
 mod opening;
