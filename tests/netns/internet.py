@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import struct
@@ -115,7 +116,7 @@ def _peer(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
 @contextlib.contextmanager
 def echoing_proxy(mid: Namespace) -> Iterator[str]:
     """Run the peer in `mid`, and give the URL of its proxy that is the far end as well."""
-    home = mid.home / "peer"
+    home = mid.home / f"peer-{len(os.listdir(mid.home))}"
     home.mkdir()
     child = _peer(mid, home)
     try:
