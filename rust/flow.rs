@@ -150,7 +150,7 @@ impl Flow {
         if let Some(upstream) = self.upstream.take() {
             upstream.reset();
         }
-        shared.stats.flows_reset_by_client.up();
+        shared.stats.connects_abandoned.up();
         self.step(Event::ClientReset);
         self.release(shared);
     }
@@ -248,7 +248,11 @@ impl Flow {
         match self.phase {
             Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
             Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
-            Phase::Severed | Phase::Draining => self.abort(),
+            Phase::Severed => {
+                self.lose_upstream(shared);
+                self.abort();
+            }
+            Phase::Draining => self.abort(),
             _ => {}
         }
     }
@@ -408,7 +412,9 @@ impl Flow {
             // what came before a RST is for the proxy; what came before the last FIN, all the more
             Phase::Resetting => {}
             _ if matches!(state, State::Closed | State::Listen) && !unread => {
-                shared.stats.flows_reset_by_client.up();
+                if self.phase != Phase::Draining {
+                    shared.stats.flows_reset_by_client.up(); // else it was counted when the proxy broke it
+                }
                 self.step(Event::ClientReset);
                 if let Some(upstream) = self.upstream.take() {
                     upstream.reset();

@@ -33,6 +33,8 @@ counters! {
     flows_open_now,
     /// Flows that the proxy opened (2xx).
     flows_opened,
+    /// Connects that a program gave up before they were answered.
+    connects_abandoned,
     /// Flows that ended with a FIN both ways.
     flows_finished,
     /// Flows that a program, or its machine, reset.

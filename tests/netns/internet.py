@@ -109,8 +109,8 @@ def _dnsmasq(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
 
 def _peer(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
     script = 'ulimit -n $(ulimit -Hn); exec "$0" -I "$1"'
-    with (home / "peer.out").open("wb") as out:
-        return world.start("sh", "-c", script, sys.executable, peer.__file__, stdout=out)
+    with (home / "peer.out").open("wb") as out, (home / "peer.err").open("wb") as err:
+        return world.start("sh", "-c", script, sys.executable, peer.__file__, stdout=out, stderr=err)
 
 
 @contextlib.contextmanager

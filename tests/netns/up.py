@@ -97,6 +97,16 @@ def at_rest(host: Namespace, seconds: float) -> dict[str, int]:
     return wait.until(probe, "no flow is left", seconds)
 
 
+def ended(count: dict[str, int]) -> int:
+    """Give the number of flows that were opened and have ended, each of which is counted in one way."""
+    return count["flows_finished"] + count["flows_reset_by_client"] + count["flows_reset_by_proxy"]
+
+
+def refused(count: dict[str, int]) -> int:
+    """Give the number of connects that were refused, for any reason."""
+    return sum(number for name, number in count.items() if name.startswith("refused_"))
+
+
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """Give our environment without any that names a proxy or a runtime directory, and `more`."""
     kept = {
