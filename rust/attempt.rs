@@ -78,7 +78,10 @@ impl Attempt {
     /// connection.
     pub fn send(&mut self, upstream: &Upstream, ready: &mut Ready) -> Result<bool, Refusal> {
         match upstream.send(&self.request[self.sent..]) {
-            Ok(sent) => self.sent += sent,
+            Ok(sent) => {
+                self.sent += sent;
+                upstream.acknowledge_at_once(true);
+            }
             Err(error) if is_later(error.kind()) => ready.writable = false,
             Err(_) if self.sent > 0 => return Err(Refusal::Closed),
             Err(error) => return Err(Refusal::of_dial(error)),
@@ -104,6 +107,8 @@ impl Attempt {
                 }
                 Err(_) => return Err(Refusal::Closed),
             };
+            // fewer than asked for: there is nothing more yet, unless the end has come (epoll(7))
+            ready.readable = received == SCRATCH || ready.hangup;
             match self.reply.feed(&scratch[..received]) {
                 Verdict::More => {}
                 Verdict::Open { rest } => return Ok(Some(scratch[rest..received].to_vec())),

@@ -21,6 +21,9 @@ use crate::stats::Stats;
 pub const HEADER: usize = 10;
 /// Largest IP packet.
 pub const PACKET_MAX: usize = 65535;
+/// Largest IP packet that is written: with the header of a link before it, it stays below the 64 KiB that a network device
+/// takes in one piece (gso_max_size). One byte more, and the kernel cuts what it forwards into segments itself.
+const WRITE_MAX: usize = PACKET_MAX - 255;
 /// A packet may be longer than its own length field says where the kernel merges segments of IPv6.
 const BUFFER: usize = HEADER + PACKET_MAX + 64;
 
@@ -177,8 +180,8 @@ impl phy::Device for Device {
         capabilities.max_transmission_unit = PACKET_MAX;
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.tcp = Checksum::None;
-        capabilities.segmentation.tcpv4 = NonZeroUsize::new(PACKET_MAX);
-        capabilities.segmentation.tcpv6 = NonZeroUsize::new(PACKET_MAX);
+        capabilities.segmentation.tcpv4 = NonZeroUsize::new(WRITE_MAX);
+        capabilities.segmentation.tcpv6 = NonZeroUsize::new(WRITE_MAX);
         capabilities
     }
 }

@@ -10,6 +10,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
 use crate::attempt::Attempt;
+use crate::counted::Counted;
 use crate::link::{Link, Wire};
 use crate::packet::{self, FourTuple, Segment};
 use crate::phase::{self, Event, Phase};
@@ -31,7 +32,11 @@ const SETTLE_TIME: Duration = Duration::from_millis(20);
 /// A connection.
 pub struct Flow {
     syn: Segment,
+    /// When that came.
+    begun: Instant,
     phase: Phase,
+    /// Where it is counted: in its phase.
+    counted: Counted,
     upstream: Option<Upstream>,
     ready: Ready,
     body: Body,
@@ -74,7 +79,9 @@ impl Flow {
         let attempt = Attempt::new(packet, syn.tuple.destination, shared.preferred_proxy(now));
         let mut flow = Flow {
             syn,
+            begun: now,
             phase: Phase::Dialing,
+            counted: Counted::begin(&shared.stats),
             upstream: None,
             ready: Ready::default(),
             body: Body::Attempt(Box::new(attempt)),
@@ -86,7 +93,6 @@ impl Flow {
             armed: None,
             listed: false,
         };
-        shared.stats.flows_connecting_now.up();
         flow.dial(now, wire, shared);
         (flow.phase != Phase::Gone).then_some(flow)
     }
@@ -116,10 +122,10 @@ impl Flow {
         segment.opens() && segment.sequence != self.syn.sequence
     }
 
-    /// Give the offered packet to this flow's socket; false where there is none yet.
-    pub fn ingress(&mut self, now: Instant, wire: &mut Wire) -> bool {
+    /// Give the offered packet of `length` bytes to this flow's socket; false where there is none yet.
+    pub fn ingress(&mut self, length: usize, now: Instant, wire: &mut Wire) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
-        link.ingress(now, wire);
+        link.ingress(length, now, wire);
         true
     }
 
@@ -150,7 +156,7 @@ impl Flow {
         if let Some(upstream) = self.upstream.take() {
             upstream.reset();
         }
-        shared.stats.connects_abandoned.up();
+        shared.stats.flows_abandoned.up();
         self.step(Event::ClientReset);
         self.release(shared);
     }
@@ -171,6 +177,7 @@ impl Flow {
     fn step(&mut self, event: Event) {
         if let Some(phase) = phase::next(self.phase, event) {
             self.phase = phase;
+            self.counted.at(phase);
         }
     }
 
@@ -248,11 +255,7 @@ impl Flow {
         match self.phase {
             Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
             Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
-            Phase::Severed => {
-                self.lose_upstream(shared);
-                self.abort();
-            }
-            Phase::Draining => self.abort(),
+            Phase::Severed | Phase::Draining => self.abort(),
             _ => {}
         }
     }
@@ -292,18 +295,18 @@ impl Flow {
         let early = std::mem::take(&mut self.early);
         let mut link = Link::listen(self.syn.tuple.destination, slot, &mut shared.rings, early);
         wire.device.offer_again(&attempt.packet);
-        link.ingress(now, wire);
+        link.ingress(attempt.packet.len(), now, wire);
         let accepted = link.socket().state() == State::SynReceived;
         self.body = Body::Link(Box::new(link));
-        shared.stats.flows_connecting_now.down();
-        shared.stats.flows_open_now.up();
         if accepted {
             shared.stats.flows_opened.up();
+            shared.stats.latency.count(now - self.begun);
             self.settled = now + SETTLE_TIME;
             self.step(Event::Accepted);
         } else {
             // a SYN that the stack does not take: from a group address, say
             shared.stats.bad_packets.up();
+            shared.stats.flows_abandoned.up();
             self.upstream = None;
             self.step(Event::ClientReset);
             self.release(shared);
@@ -316,7 +319,7 @@ impl Flow {
         let mut again = self.download(shared);
         again |= self.upload(shared);
         if self.ready.broken && self.phase == Phase::UpstreamDone {
-            self.lose_upstream(shared);
+            self.lose_upstream();
         }
         if self.phase == Phase::Draining
             && self.settled <= now
@@ -346,12 +349,12 @@ impl Flow {
         let end = link.download(upstream, &mut self.ready, &shared.stats);
         match end {
             // the error was told when bytes could not be sent
-            End::Eof if self.phase == Phase::Severed => self.lose_upstream(shared),
+            End::Eof if self.phase == Phase::Severed => self.lose_upstream(),
             End::Eof => {
                 link.socket().close();
                 self.step(Event::UpstreamEof);
             }
-            End::Broken => self.lose_upstream(shared),
+            End::Broken => self.lose_upstream(),
             End::Empty | End::Full | End::Turn => {}
         }
         end == End::Turn
@@ -375,15 +378,14 @@ impl Flow {
                 self.step(Event::SendFailed);
                 return true;
             }
-            End::Broken => self.lose_upstream(shared),
+            End::Broken => self.lose_upstream(),
             End::Full | End::Empty | End::Turn => {}
         }
         end == End::Turn
     }
 
     /// The proxy broke the connection: let the program have what came before, then a RST.
-    fn lose_upstream(&mut self, shared: &mut Shared) {
-        shared.stats.flows_reset_by_proxy.up();
+    fn lose_upstream(&mut self) {
         self.upstream = None;
         self.step(Event::UpstreamReset);
     }
@@ -402,7 +404,10 @@ impl Flow {
         let (state, can_recv) = (socket.state(), socket.can_recv());
         let unread = can_recv && !matches!(self.phase, Phase::Severed | Phase::Draining);
         match self.phase {
-            Phase::Resetting if settled => self.step(Event::Sent),
+            Phase::Resetting if settled => {
+                shared.stats.flows_reset_by_proxy.up();
+                self.step(Event::Sent);
+            }
             Phase::BothDone if state == State::Closed || (state == State::TimeWait && settled) => {
                 shared.stats.flows_finished.up();
                 shared.remember(&self.syn.tuple);
@@ -412,9 +417,7 @@ impl Flow {
             // what came before a RST is for the proxy; what came before the last FIN, all the more
             Phase::Resetting => {}
             _ if matches!(state, State::Closed | State::Listen) && !unread => {
-                if self.phase != Phase::Draining {
-                    shared.stats.flows_reset_by_client.up(); // else it was counted when the proxy broke it
-                }
+                shared.stats.flows_reset_by_client.up();
                 self.step(Event::ClientReset);
                 if let Some(upstream) = self.upstream.take() {
                     upstream.reset();
@@ -446,13 +449,9 @@ impl Flow {
     fn release(&mut self, shared: &mut Shared) {
         self.upstream = None;
         self.phase = Phase::Gone;
-        match std::mem::replace(&mut self.body, Body::Nothing) {
-            Body::Attempt(_) => shared.stats.flows_connecting_now.down(),
-            Body::Link(link) => {
-                link.release(&mut shared.rings);
-                shared.stats.flows_open_now.down();
-            }
-            Body::Nothing => {}
+        self.counted.at(Phase::Gone);
+        if let Body::Link(link) = std::mem::replace(&mut self.body, Body::Nothing) {
+            link.release(&mut shared.rings);
         }
     }
 }

@@ -3,9 +3,11 @@
 
 pub mod attempt;
 pub mod connect;
+pub mod counted;
 pub mod device;
 pub mod error;
 pub mod flow;
+pub mod latency;
 pub mod link;
 pub mod packet;
 pub mod phase;
@@ -25,12 +27,12 @@ pub mod worker;
 
 #[cfg(feature = "python")]
 mod python {
-    use std::collections::HashMap;
     use std::os::fd::{AsRawFd, RawFd};
     use std::sync::Mutex;
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
+    use pyo3::types::{IntoPyDict, PyDict};
 
     use crate::error::Error;
     use crate::threads::{Threads, proxy};
@@ -59,8 +61,8 @@ mod python {
             self.with(|threads| threads.notes().map_err(PyRuntimeError::new_err))
         }
 
-        fn counters(&self) -> PyResult<HashMap<&'static str, u64>> {
-            self.with(|threads| Ok(threads.stats().snapshot().into_iter().collect()))
+        fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+            self.with(|threads| threads.stats().snapshot().into_py_dict(py))
         }
 
         fn stop(&self, py: Python<'_>) -> PyResult<()> {

@@ -18,6 +18,13 @@ use crate::upstream::{Ready, Upstream};
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(900);
 
+/// For so long an acknowledgement waits for bytes to go with, as every kernel's does (RFC 9293, section 3.8.6.3: at most
+/// 500 ms). Only where the proxy has answered before: a program whose second write waits for the first to be
+/// acknowledged (Nagle's algorithm) must not wait from the start.
+const ACK_DELAY: Duration = Duration::from_millis(1);
+/// A packet of fewer bytes is no full segment, so its sender has nothing more to send now.
+const SMALL: usize = 1000;
+
 /// The stack's interface and its queue: what packets go through.
 pub struct Wire {
     pub interface: Interface,
@@ -33,6 +40,8 @@ pub struct Link {
     early: Vec<u8>,
     up: u64,
     down: u64,
+    /// Until when an acknowledgement may be held back.
+    holds: Option<Instant>,
 }
 
 impl Link {
@@ -50,11 +59,18 @@ impl Link {
         let _ = socket.listen(endpoint);
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(socket);
-        Link { set, handle, slot, early, up: 0, down: 0 }
+        Link { set, handle, slot, early, up: 0, down: 0, holds: None }
     }
 
-    /// Give the packet that the device offers to the socket.
-    pub fn ingress(&mut self, now: Instant, wire: &mut Wire) {
+    /// Give the packet that the device offers, of `length` bytes, to the socket.
+    pub fn ingress(&mut self, length: usize, now: Instant, wire: &mut Wire) {
+        let (small, holds) = (length < SMALL && self.down > 0, self.holds.is_some_and(|until| now < until));
+        // Where one is held back already, the stack ends that itself when a full segment comes; else a full one is
+        // acknowledged at once.
+        self.socket().set_ack_delay((small || holds).then_some(ACK_DELAY));
+        if small && !holds {
+            self.holds = Some(now + ACK_DELAY);
+        }
         wire.interface.poll_ingress_single(now, &mut wire.device, &mut self.set);
     }
 
@@ -63,7 +79,9 @@ impl Link {
         // In TIME-WAIT the stack would forget what the program sent, in its own time; so it is not asked.
         while !self.is_resting(now, wire)
             && wire.interface.poll_egress(now, &mut wire.device, &mut self.set) != PollResult::None
-        {}
+        {
+            self.holds = None; // whatever was sent acknowledges, too
+        }
         !wire.device.is_stuck()
     }
 

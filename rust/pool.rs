@@ -71,6 +71,11 @@ impl Pool {
         self.idle.push_back((now, upstream));
     }
 
+    /// Give the number of connections at hand.
+    pub fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
     /// Give the time at which the oldest one is to be closed.
     pub fn next(&self) -> Option<Instant> {
         self.idle.front().map(|(made, _)| *made + MAX_AGE)

@@ -52,10 +52,7 @@ impl Refusal {
             Refusal::Timeout(_) => &stats.refused_timeout,
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
-            Refusal::Status(403, _) => &stats.refused_status_403,
-            Refusal::Status(407, _) => &stats.refused_status_407,
-            Refusal::Status(502..=504, _) => &stats.refused_status_50x,
-            Refusal::Status(..) => &stats.refused_status_other,
+            Refusal::Status(status, _) => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
         }
@@ -95,5 +92,24 @@ impl Refusal {
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
         }
+    }
+}
+
+/// Give the counter of a status; those that proxies are known for have one of their own.
+fn of_status(status: u16, stats: &Stats) -> &Counter {
+    match status {
+        401 => &stats.refused_status_401,
+        403 => &stats.refused_status_403,
+        404 => &stats.refused_status_404,
+        405 => &stats.refused_status_405,
+        407 => &stats.refused_status_407,
+        408 => &stats.refused_status_408,
+        429 => &stats.refused_status_429,
+        500 => &stats.refused_status_500,
+        501 => &stats.refused_status_501,
+        502 => &stats.refused_status_502,
+        503 => &stats.refused_status_503,
+        504 => &stats.refused_status_504,
+        _ => &stats.refused_status_other,
     }
 }

@@ -42,6 +42,8 @@ pub struct Shared {
     hasher: RandomState,
     /// Flows that moved bytes in the last second; kept by the stack.
     pub busy: u32,
+    /// The connections of the pool that are counted.
+    counted_idle: u64,
 }
 
 impl Shared {
@@ -58,6 +60,7 @@ impl Shared {
             recent: vec![None; RECENT],
             hasher,
             busy: 0,
+            counted_idle: 0,
         })
     }
 
@@ -75,17 +78,23 @@ impl Shared {
             self.preferred = ((proxy + 1) % self.proxies.len(), Some(now));
         }
         let address = self.proxies[proxy].address;
-        self.notes.add(refusal.kind(), now, || refusal.text(target, address));
+        if !self.notes.add(refusal.kind(), now, || refusal.text(target, address)) {
+            self.stats.notes_held_back.up();
+        }
     }
 
     /// Close what has been in the pool for long, and make what is expected to be wanted soon.
     pub fn tend_pool(&mut self, now: Instant) {
         while let Some(proxy) = self.pool.wants(now) {
             match Upstream::dial(self.proxies[proxy].address) {
-                Ok(upstream) => self.pool.give(upstream, now),
+                Ok(upstream) => {
+                    self.stats.pool_made.up();
+                    self.pool.give(upstream, now);
+                }
                 Err(_) => break, // those who need one will be told why
             }
         }
+        self.stats.pool_idle_now.follow(&mut self.counted_idle, self.pool.idle() as u64);
     }
 
     /// Take rings that suit the number of busy flows.

@@ -102,7 +102,7 @@ impl Stack {
             return self.begin(segment, packet, now);
         }
         self.wire.device.offer(packet.clone());
-        if flow.ingress(now, &mut self.wire) {
+        if flow.ingress(packet.len(), now, &mut self.wire) {
             self.enlist(index);
         } else if segment.has(flag::RST) || flow.is_superseded_by(&segment) {
             flow.abandon(&mut self.shared);

@@ -49,6 +49,8 @@ impl Upstream {
         upstream.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
         upstream.set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE);
         upstream.set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL);
+        // the last ACK of the handshake goes with the request, which follows at once
+        upstream.acknowledge_at_once(false);
         upstream.connect(address)?;
         Ok(upstream)
     }
@@ -64,6 +66,12 @@ impl Upstream {
                 error => Err(error),
             },
         }
+    }
+
+    /// Acknowledge what comes at once, or in up to 40 ms (tcp(7), TCP_QUICKACK): a proxy that writes its reply in two pieces
+    /// may wait with the second until the first is acknowledged.
+    pub fn acknowledge_at_once(&self, at_once: bool) {
+        self.set(libc::IPPROTO_TCP, libc::TCP_QUICKACK, libc::c_int::from(at_once));
     }
 
     /// Give the outcome of a connect that is over, or the error that ended the connection.

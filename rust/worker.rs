@@ -71,6 +71,7 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
     epoll.control(libc::EPOLL_CTL_ADD, stack.as_raw_fd(), libc::EPOLLIN, TUN)?;
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
     let (mut work, mut was_stuck, mut spin) = (Work::default(), false, Spin::default());
+    let mut packets = false;
     loop {
         let count = if work.more {
             epoll.wait(&mut events, 0)?
@@ -78,17 +79,19 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
             epoll.wait_long(&mut events, stack.next_timer(), &mut spin, work.done)?
         };
         let now = clock();
+        packets |= count == EVENTS; // the TUN may be among those that found no room
         for event in &events[..count] {
             match event.u64 {
                 STOP => {
                     stack.cut_all(now);
                     return Ok(());
                 }
-                TUN => {}
+                TUN => packets = true,
                 token => stack.wake(token, readiness(event.events)),
             }
         }
-        work = round(stack, now)?;
+        work = round(stack, packets, now)?;
+        packets = work.packets;
         work.done += count;
         for (fd, token) in stack.dials() {
             // fails where the flow has given its descriptor up again: then there is nothing to watch
@@ -108,19 +111,22 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
 struct Work {
     done: usize,
     more: bool,
+    /// There are packets left.
+    packets: bool,
 }
 
-/// Read packets and serve flows.
-fn round(stack: &mut Stack, now: Instant) -> Result<Work, Error> {
+/// Read packets, if there are any, and serve flows.
+fn round(stack: &mut Stack, packets: bool, now: Instant) -> Result<Work, Error> {
     if stack.is_stuck() {
         stack.unstick();
     }
-    let mut read = 0;
-    while read < BATCH && stack.read_packet(now).map_err(Error::TunRead)? {
-        read += 1;
+    let (mut read, mut more) = (0, packets);
+    while more && read < BATCH {
+        more = stack.read_packet(now).map_err(Error::TunRead)?;
+        read += usize::from(more);
     }
     stack.serve(now);
-    Ok(Work { done: read, more: (read == BATCH || stack.is_pending()) && !stack.is_stuck() })
+    Ok(Work { done: read, more: (more || stack.is_pending()) && !stack.is_stuck(), packets: more })
 }
 
 const FLOW_EVENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;

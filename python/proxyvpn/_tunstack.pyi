@@ -19,7 +19,7 @@ class Stack:
         Raises RuntimeError when a thread has ended by itself: the process must end.
         """
     def counters(self) -> dict[str, int]:
-        """Give all counters; they only ever grow, but for the gauges named `*_now`."""
+        """Give all counters, always in the same order; they only ever grow, but for the gauges named `*_now`."""
     def stop(self) -> None:
         """Reset every flow, end the threads and wait for them. Idempotent."""
 

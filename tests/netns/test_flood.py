@@ -20,7 +20,7 @@ from tests.netns.namespaces import Namespace
 from tests.netns.peer import CONNECT, ECHO, SILENT
 from tests.netns.rig import RESOLVER4, Rig, memory, open_fds
 from tests.netns.storm import storm
-from tests.netns.up import Up, at_rest, counters, ended, refused, up
+from tests.netns.up import Up, at_rest, counters, refused, up
 
 pytestmark = pytest.mark.privileged
 
@@ -74,8 +74,7 @@ def flood(bed: Rig, tunnel: Up, port: int, meanwhile: contextlib.AbstractContext
         after = at_rest(bed.host, 60)
     assert (found.total, found.carried, found.failed) == (DESTINATIONS, 0, {})
     assert after["tun_written"] - before["tun_written"] <= after["tun_read"] - before["tun_read"]
-    assert after["flows_opened"] == ended(after) == OTHERS
-    assert refused(after) + after["connects_abandoned"] > 0
+    assert after["flows_opened"] == OTHERS and refused(after) > 0
     wait.until(lambda: open_fds(worker) <= base_fds, "the worker gives its descriptors back", 30)
     assert memory(worker) - base_memory < 64 * MIB
     assert tunnel.worker == worker

@@ -15,7 +15,7 @@ from tests.netns.load import Crowd, Target, many_descriptors
 from tests.netns.peer import ECHO
 from tests.netns.rig import MANY, RESOLVER4, WORLD6, Rig, memory, open_fds
 from tests.netns.storm import storm
-from tests.netns.up import Up, at_rest, ended, refused, up
+from tests.netns.up import Up, at_rest, refused, up
 
 pytestmark = pytest.mark.privileged
 
@@ -96,6 +96,5 @@ def attempt_more_than_can_be_carried(bed: Rig, tunnel: Up) -> None:
     assert found.carried > 0
     count = at_rest(bed.host, 30)
     assert count["flows_opened"] >= found.carried and refused(count) >= found.refused
-    assert count["flows_opened"] == ended(count), count
     wait.until(lambda: open_fds(worker) <= base_fds + SPARE, "the worker gives its descriptors back", 30)
     assert tunnel.worker == worker

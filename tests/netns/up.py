@@ -88,18 +88,17 @@ def counters(host: Namespace) -> dict[str, int]:
 
 
 def at_rest(host: Namespace, seconds: float) -> dict[str, int]:
-    """Wait until no flow is left, and give the counters."""
+    """Wait until no flow is left, see that each is counted by one end of its life, and give the counters."""
 
     def probe() -> dict[str, int]:
         found = counters(host)
         return {} if found["flows_open_now"] or found["flows_connecting_now"] else found
 
-    return wait.until(probe, "no flow is left", seconds)
-
-
-def ended(count: dict[str, int]) -> int:
-    """Give the number of flows that were opened and have ended, each of which is counted in one way."""
-    return count["flows_finished"] + count["flows_reset_by_client"] + count["flows_reset_by_proxy"]
+    count = wait.until(probe, "no flow is left", seconds)
+    assert count["flows_begun"] == count["flows_opened"] + count["flows_abandoned"] + refused(count), count
+    ended = count["flows_finished"] + count["flows_reset_by_client"] + count["flows_reset_by_proxy"]
+    assert count["flows_opened"] == ended, count
+    return count
 
 
 def refused(count: dict[str, int]) -> int:

@@ -5,11 +5,8 @@ use std::net::TcpStream;
 
 use crate::flows::reset;
 use crate::world::{TARGET, Wire, World};
-use _tunstack::stats::{Counter, Stats};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Duration;
-
-type CounterOf = fn(&Stats) -> &Counter;
 
 const REPLY: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
@@ -56,22 +53,15 @@ fn proxy_that_ends_anywhere_in_its_reply_refuses_once() {
 
 #[test]
 fn every_status_is_counted_as_itself_and_noted_once_a_minute() {
-    let kinds: [(u16, CounterOf); 7] = [
-        (401, |stats| &stats.refused_status_other),
-        (403, |stats| &stats.refused_status_403),
-        (407, |stats| &stats.refused_status_407),
-        (429, |stats| &stats.refused_status_other),
-        (502, |stats| &stats.refused_status_50x),
-        (503, |stats| &stats.refused_status_50x),
-        (504, |stats| &stats.refused_status_50x),
-    ];
-    for (status, counter) in kinds {
+    let kinds = [401, 403, 404, 405, 407, 408, 429, 500, 501, 502, 503, 504].map(|status| (status, status.to_string()));
+    for (status, name) in kinds.into_iter().chain([301, 402, 505, 999].map(|status| (status, "other".to_owned()))) {
         let mut world = World::plain();
         let answer = format!("HTTP/1.1 {status} Because\r\n\r\n");
         for port in 40000..40003 {
             refused(&mut world, port, answer.as_bytes());
         }
-        assert_eq!(counter(&world.stats).get(), 3, "{status}");
+        assert_eq!(world.value(&format!("refused_status_{name}")), 3, "{status}");
+        assert_eq!(world.value("notes_held_back"), 2, "{status}");
         let notes = world.notes.take();
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert!(notes[0].contains(&format!("{status} Because")), "{notes:?}");

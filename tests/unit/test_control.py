@@ -189,13 +189,35 @@ def test_text_of_a_running_tunnel() -> None:
     assert "a note" in text
 
 
+def test_text_has_a_line_for_each_figure_that_there_is_something_to_say_about() -> None:
+    plain = report.as_text(Condition("up", pid=5, report=replace(REPORT, counters={})), 1000)
+    counters = {
+        **{"refused_status_403": 10, "refused_timeout": 2, "flows_asking_now": 1},
+        **{"connect_under_1_ms": 0, "connect_under_2_ms": 4, "connect_count": 4, "pool_made": 3, "tun_dropped": 2},
+    }
+    text = report.as_text(Condition("up", pid=5, report=replace(REPORT, counters=counters)), 1000)
+    assert set(text.splitlines()) - set(plain.splitlines()) == {
+        "flows         0 now, 0 opened, 12 refused",
+        "flows now     1 waiting for its answer",
+        "refused       12: 10 by the proxy (403), 2 timed out",
+        "connect time  under 2 ms for nine of ten",
+        "warm          0 of 3 connections that were made in advance were used, 0 wait",
+        "TUN           2 packets not taken by the kernel",
+    }
+
+
+def test_json_has_the_counters_flat_and_grouped() -> None:
+    up = report.as_json(Condition("up", pid=5, report=REPORT), 1010)
+    assert (up["counters"]["flows_open_now"], up["figures"]["flows"]["now"]["open"]) == (2, 2)
+
+
 def test_json_has_the_same_keys_whatever_is_found() -> None:
     up = report.as_json(Condition("up", pid=5, report=REPORT), 1010)
-    assert (up["schema"], up["state"], up["uptime"], up["counters"]["flows_opened"]) == (1, "up", 10, 9)
+    assert (up["schema"], up["state"], up["uptime"], up["counters"]["flows_opened"]) == (2, "up", 10, 9)
     locked = report.as_json(Condition("locked", record=RECORD), 0)
-    assert (locked["schema"], locked["state"], locked["killswitch"]) == (1, "locked", True)
+    assert (locked["schema"], locked["state"], locked["killswitch"]) == (2, "locked", True)
     down = report.as_json(Condition("down"), 0)
-    assert (down["schema"], down["state"]) == (1, "down")
+    assert (down["schema"], down["state"]) == (2, "down")
     assert up.keys() == locked.keys() == down.keys()
     json.dumps([up, locked, down])
 

@@ -17,7 +17,7 @@ RUST_FILES = {path.name: path for path in sorted(RUST.glob("*.rs"))}
 
 PURE = (
     *("plan.py", "tunnel.py", "ruleset.py", "chains.py", "proxy.py", "resolvers.py", "options.py", "report.py"),
-    "restarts.py",
+    *("restarts.py", "figures.py"),
     *("messages.py", "mark.py", "errors.py"),
 )
 
