@@ -42,5 +42,5 @@ def after(churn: Churn, bed: Rig, pids: tuple[int, ...], seconds: float, seed: i
     """Churn, see that every flow has ended in one way, and give the descriptors and the memory of each process."""
     churn.run(seconds, seed)
     assert churn.wrong == []
-    at_rest(bed.host, 30)
+    at_rest(bed.host, 60)
     return [(open_fds(pid), memory(pid)) for pid in pids]

@@ -69,14 +69,14 @@ def fill(bed: Rig, tunnel: Up, reason: str, count: int, line: str) -> int:
     for sock in crowd.open[:50]:
         sock.close()
     del crowd.open[:50]
-    wait.until(lambda: counters(bed.host)["flows_open_now"] <= carried - 50, "room is given back")
+    wait.until(lambda: counters(bed.host)["flows_open_now"] <= carried - 50, "room is given back", 30)
     later = Crowd(bed.host, at_once=10)
     assert later.run(echo(40), keep=False, seconds=20).failed == {}
     assert (again := crowd.again(seconds=20)).failed == {} and again.echoed == carried - 50
     for one in (crowd, later):
         one.close()
     assert tunnel.said().count(line) == 1, tunnel.said()
-    after = at_rest(bed.host, 20)
+    after = at_rest(bed.host, 60)
     assert after["flows_opened"] == carried + 40
     assert tunnel.worker == worker
     return carried
@@ -130,7 +130,7 @@ def stall(bed: Rig, tunnel: Up) -> None:
     for sock in stalled:
         sock.close()
     others.close()
-    after = at_rest(bed.host, 30)
+    after = at_rest(bed.host, 60)
     assert after["flows_opened"] == STALLED + OTHERS + 1
     wait.until(lambda: open_fds(worker) <= base_fds, "the worker gives its descriptors back")
     assert memory(worker) - base_memory < WARM

@@ -94,7 +94,7 @@ def attempt_more_than_can_be_carried(bed: Rig, tunnel: Up) -> None:
         found = attempts.calm(seconds=10)
     assert (found.total, found.failed) == (ATTEMPTED, {})
     assert found.carried > 0
-    count = at_rest(bed.host, 30)
+    count = at_rest(bed.host, 60)
     assert count["flows_opened"] >= found.carried and refused(count) >= found.refused
     wait.until(lambda: open_fds(worker) <= base_fds + SPARE, "the worker gives its descriptors back", 30)
     assert tunnel.worker == worker
