@@ -49,9 +49,9 @@ impl Rings {
     /// Reserve the address space, on a machine with `memory` bytes.
     pub fn new(memory: u64) -> Result<Rings, Error> {
         let share = |slots: usize, of: u64| (u128::from(memory.min(of)) * slots as u128 / u128::from(of)) as usize;
-        let classes = CLASSES.iter().map(|&(ring, fewest, most)| {
-            Class::new(ring, share(most, PLENTY).max(share(fewest, LITTLE)).max(1))
-        });
+        let classes = CLASSES
+            .iter()
+            .map(|&(ring, fewest, most)| Class::new(ring, share(most, PLENTY).max(share(fewest, LITTLE)).max(1)));
         Ok(Rings { classes: classes.collect::<Result<_, Error>>()? })
     }
 

@@ -7,4 +7,5 @@ mod flows;
 mod hostile;
 mod scripted;
 mod segments;
+mod timers;
 mod world;
