@@ -33,6 +33,8 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const TCP_CHECKSUM_AT: u16 = 16;
+const TCP_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
 
 /// A queue, and the packet just read from it.
 #[derive(Debug)]
@@ -50,13 +52,15 @@ struct Outgoing {
     buffer: Vec<u8>,
     /// How much of `buffer` the kernel has not taken yet.
     stuck: Option<usize>,
+    /// See `Device::limit_segments`; 0 for no limit.
+    segment_limit: u16,
     stats: Arc<Stats>,
 }
 
 impl Device {
     /// Take a queue. It must be non-blocking and have IFF_VNET_HDR set.
     pub fn new(fd: OwnedFd, stats: Arc<Stats>) -> Device {
-        let out = Outgoing { fd, buffer: vec![0; BUFFER], stuck: None, stats };
+        let out = Outgoing { fd, buffer: vec![0; BUFFER], stuck: None, segment_limit: 0, stats };
         Device { incoming: vec![0; BUFFER], offered: None, out }
     }
 
@@ -117,6 +121,12 @@ impl Device {
         self.out.buffer[..HEADER].fill(0);
         self.out.buffer[HEADER..HEADER + packet.len()].copy_from_slice(packet);
         self.out.write(HEADER + packet.len());
+    }
+
+    /// Have what the stack writes from now on cut into segments of at most `size` bytes, options included. smoltcp 0.14
+    /// tells the device the size for IPv4 only.
+    pub fn limit_segments(&mut self, size: u16) {
+        self.out.segment_limit = size;
     }
 
     /// Say whether a packet waits for the kernel.
@@ -207,7 +217,8 @@ impl phy::TxToken for TxToken<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, emit: F) -> R {
         let packet = &mut self.out.buffer[HEADER..HEADER + length];
         let result = emit(packet);
-        let header = offload(packet, self.segment_size);
+        let segment_size = if packet[0] >> 4 == 4 { self.segment_size } else { cut6(packet, self.out.segment_limit) };
+        let header = offload(packet, segment_size);
         self.out.buffer[..HEADER].copy_from_slice(&header);
         self.out.write(HEADER + length);
         result
@@ -216,6 +227,15 @@ impl phy::TxToken for TxToken<'_> {
     fn set_meta(&mut self, meta: PacketMeta) {
         self.segment_size = meta.segmentation_offload_size.map_or(0, u16::from);
     }
+}
+
+/// Give the bytes of data in each segment that an IPv6 `packet` is to be cut into, so that none has more than `limit`
+/// with its options; 0 where it need not be cut.
+fn cut6(packet: &[u8], limit: u16) -> u16 {
+    let header = usize::from(packet[IPV6_HEADER + 12] >> 4) * 4;
+    let size = usize::from(limit).saturating_sub(header - TCP_HEADER);
+    let data = packet.len() - IPV6_HEADER - header;
+    if size > 0 && data > size { size as u16 } else { 0 }
 }
 
 /// Leave the TCP checksum of `packet` (an IP packet as the stack emits it: no options before TCP) to the kernel, and
@@ -257,6 +277,15 @@ mod tests {
         assert_eq!([field(2), field(4), field(6), field(8)], [40, 1460, 20, 16]);
         // addresses are zero: protocol and length are all there is in the pseudo-header
         assert_eq!(packet[36..38], (6u16 + 3020).to_be_bytes());
+    }
+
+    #[test]
+    fn ipv6_packet_is_cut_by_the_limit_less_its_options() {
+        let mut packet = vec![0; 40 + 32 + 1209];
+        packet[40 + 12] = 0x80;
+        assert_eq!(cut6(&packet, 1220), 1208);
+        assert_eq!(cut6(&packet[..packet.len() - 1], 1220), 0);
+        assert_eq!(cut6(&packet, 0), 0);
     }
 
     #[test]

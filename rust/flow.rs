@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// For a program to take what the proxy sent before it broke the connection.
+/// For each side to take what the other sent before it broke the connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to learn that its connect() has succeeded, before a RST of the proxy would make it fail after all.
 const SETTLE_TIME: Duration = Duration::from_millis(20);
@@ -256,6 +256,10 @@ impl Flow {
             Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
             Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
             Phase::Severed | Phase::Draining => self.abort(),
+            Phase::Open | Phase::UpstreamDone => {
+                self.lose_client(shared);
+                self.release(shared);
+            }
             _ => {}
         }
     }
@@ -294,6 +298,7 @@ impl Flow {
         let Body::Attempt(attempt) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
         let early = std::mem::take(&mut self.early);
         let mut link = Link::listen(self.syn.tuple.destination, slot, &mut shared.rings, early);
+        link.limit_segments(packet::segment_limit(&attempt.packet));
         wire.device.offer_again(&attempt.packet);
         link.ingress(attempt.packet.len(), now, wire);
         let accepted = link.socket().state() == State::SynReceived;
@@ -402,7 +407,8 @@ impl Flow {
         let Some(link) = self.link() else { return };
         let socket = link.socket();
         let (state, can_recv) = (socket.state(), socket.can_recv());
-        let unread = can_recv && !matches!(self.phase, Phase::Severed | Phase::Draining);
+        // bytes behind a FIN, which no sane program sends and the stack takes, are for nobody
+        let unread = can_recv && matches!(self.phase, Phase::Open | Phase::UpstreamDone);
         match self.phase {
             Phase::Resetting if settled => {
                 shared.stats.flows_reset_by_proxy.up();
@@ -417,20 +423,25 @@ impl Flow {
             // what came before a RST is for the proxy; what came before the last FIN, all the more
             Phase::Resetting => {}
             _ if matches!(state, State::Closed | State::Listen) && !unread => {
-                shared.stats.flows_reset_by_client.up();
-                self.step(Event::ClientReset);
-                if let Some(upstream) = self.upstream.take() {
-                    upstream.reset();
-                }
+                self.lose_client(shared);
             }
             _ => {}
+        }
+    }
+
+    /// The program broke the connection, and what it had sent before is with the proxy, or has waited for long.
+    fn lose_client(&mut self, shared: &mut Shared) {
+        shared.stats.flows_reset_by_client.up();
+        self.step(Event::ClientReset);
+        if let Some(upstream) = self.upstream.take() {
+            upstream.reset();
         }
     }
 
     /// Give the time of the stack's next timer, and set the deadline of a phase that has one.
     fn next_look(&mut self, now: Instant, wire: &mut Wire) -> Option<Instant> {
         let breaking = matches!(self.phase, Phase::Severed | Phase::Draining);
-        if breaking && self.deadline.is_none() {
+        if (breaking || self.is_over()) && self.deadline.is_none() {
             self.deadline = Some(now + DRAIN_TIMEOUT);
         }
         let settled = Some(self.settled).filter(|&settled| breaking && settled > now);

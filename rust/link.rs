@@ -38,6 +38,8 @@ pub struct Link {
     slot: Slot,
     /// Bytes of the stream that came with the proxy's reply, for which there was no socket yet.
     early: Vec<u8>,
+    /// The program's MSS.
+    segment_limit: u16,
     up: u64,
     down: u64,
     /// Until when an acknowledgement may be held back.
@@ -59,7 +61,12 @@ impl Link {
         let _ = socket.listen(endpoint);
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(socket);
-        Link { set, handle, slot, early, up: 0, down: 0, holds: None }
+        Link { set, handle, slot, early, segment_limit: 0, up: 0, down: 0, holds: None }
+    }
+
+    /// Send segments of at most `size` bytes, those of IPv6 too.
+    pub fn limit_segments(&mut self, size: u16) {
+        self.segment_limit = size;
     }
 
     /// Give the packet that the device offers, of `length` bytes, to the socket.
@@ -71,11 +78,13 @@ impl Link {
         if small && !holds {
             self.holds = Some(now + ACK_DELAY);
         }
+        wire.device.limit_segments(self.segment_limit);
         wire.interface.poll_ingress_single(now, &mut wire.device, &mut self.set);
     }
 
     /// Let the socket send what it can; says whether it has nothing left to send now.
     pub fn egress(&mut self, now: Instant, wire: &mut Wire) -> bool {
+        wire.device.limit_segments(self.segment_limit);
         // In TIME-WAIT the stack would forget what the program sent, in its own time; so it is not asked.
         while !self.is_resting(now, wire)
             && wire.interface.poll_egress(now, &mut wire.device, &mut self.set) != PollResult::None

@@ -174,6 +174,29 @@ fn segment(bytes: &[u8], found: &Found) -> Option<Segment> {
     })
 }
 
+/// Give the most bytes that the sender of a SYN takes in one segment, as the stack reads it (RFC 9293 §3.7.1).
+pub fn segment_limit(syn: &[u8]) -> u16 {
+    const DEFAULT: u16 = 536;
+    const LEAST: u16 = 48;
+    let ip = if syn[0] >> 4 == 4 { usize::from(syn[0] & 0x0f) * 4 } else { IPV6_HEADER };
+    let end = ip + usize::from(syn[ip + 12] >> 4) * 4;
+    let mut options = &syn[ip + TCP_HEADER..end];
+    let mut found = None;
+    loop {
+        options = match options {
+            [] | [0, ..] => break,
+            [1, rest @ ..] => rest,
+            [2, 4, high, low, rest @ ..] => {
+                found = Some(u16::from_be_bytes([*high, *low])).filter(|&size| size != 0);
+                rest
+            }
+            [_, length, ..] if (2..=options.len()).contains(&usize::from(*length)) => &options[usize::from(*length)..],
+            _ => break,
+        };
+    }
+    found.map_or(DEFAULT, |size| size.max(LEAST))
+}
+
 /// Move the IPv6 header next to the transport header when extension headers stand between; give the packet's range.
 fn cut_extensions(bytes: &mut [u8], found: &Found) -> Range<usize> {
     if found.source.is_ipv4() || found.transport == IPV6_HEADER {
@@ -449,6 +472,23 @@ mod tests {
         let Peek::Tcp { segment, packet: range } = peek(&mut packet, false) else { panic!("not TCP") };
         assert_eq!(segment.tuple, tuple6());
         assert_eq!(packet[range], plain);
+    }
+
+    #[test]
+    fn segment_limit_is_that_of_the_last_mss_option_or_the_default() {
+        let limit = |options: &[u8]| {
+            let mut packet = syn(&tuple6());
+            packet[40 + 12] = 0x50 + ((options.len() as u8 / 4) << 4);
+            packet.extend_from_slice(options);
+            segment_limit(&packet)
+        };
+        assert_eq!(limit(&[]), 536);
+        assert_eq!(limit(&[2, 4, 4, 196]), 1220);
+        assert_eq!(limit(&[1, 3, 3, 7, 4, 2, 2, 4, 4, 196, 0, 0]), 1220);
+        assert_eq!(limit(&[2, 4, 0, 0]), 536);
+        assert_eq!(limit(&[2, 4, 0, 1]), 48);
+        assert_eq!(limit(&[0, 2, 4, 255]), 536);
+        assert_eq!(limit(&[9, 9, 2, 4]), 536);
     }
 
     #[test]

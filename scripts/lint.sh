@@ -17,6 +17,11 @@ cargo fmt --version > /dev/null 2>&1 && cargo clippy --version > /dev/null 2>&1 
     rustup component add clippy rustfmt > /dev/null 2>&1 || die "cargo fmt and cargo clippy are missing"
 run cargo fmt --check
 run cargo clippy --locked --all-targets --all-features -- -D warnings
+for workspace in bench fuzz; do
+    run cargo fmt --check --manifest-path $workspace/Cargo.toml
+    run cargo clippy --locked --manifest-path $workspace/Cargo.toml --target-dir $workspace/target --all-targets -- \
+        -D warnings
+done
 
 if ! cargo deny --version > /dev/null 2>&1; then
     say "installing cargo-deny (a few minutes, once)"

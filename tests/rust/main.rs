@@ -4,6 +4,7 @@
 
 mod counters;
 mod flows;
+mod found;
 mod hostile;
 mod scripted;
 mod segments;
