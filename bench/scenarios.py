@@ -10,7 +10,8 @@ import contextlib
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from bench import processes, stage
 from bench.contestants import Contestant
@@ -18,6 +19,8 @@ from bench.stage import FAR, ORIGIN, PORT, PORTS, PROXY_PORT, Machine
 
 Figures = dict[str, float]
 IDLE = 5000
+FEW, BULK_GBIT_S = 4, "10"
+"""Connections with requests beside a bulk one, and how fast that one goes."""
 DESCRIPTORS_EACH = {"redsocks": 9}
 """redsocks takes an eighth of its descriptors for connections; beyond that it stops accepting, for up to minutes."""
 NEAR = ("--ports", str(PORTS))
@@ -31,10 +34,12 @@ class Subject:
     pid: int
     seconds: float
 
-    def load(self, wish: str, clients: int, port: int = PORT, *, forwarded: bool = False) -> tuple[Figures, float]:
+    def load(
+        self, wish: str, clients: int, port: int = PORT, *, forwarded: bool = False, more: tuple[str, ...] = ()
+    ) -> tuple[Figures, float]:
         """Give what the load measured, and the processor seconds of the program."""
         space = self.at.guest if forwarded else self.at.machine
-        options = ("--clients", str(clients), "--seconds", str(self.seconds), *self.options(port))
+        options = ("--clients", str(clients), "--seconds", str(self.seconds), *self.options(port), *more)
         before = processes.processor_seconds(self.pid) if self.pid else 0.0
         with self.at.apart() if (wish, clients) == ("r", 1) else contextlib.nullcontext(()) as prefix:
             result = stage.load(space, wish, f"{ORIGIN}:{port}", *options, prefix=prefix)
@@ -74,6 +79,21 @@ def exchange(name: str, clients: int) -> tuple[str, Scenario]:
     def measure(subject: Subject) -> Figures:
         result, _ = subject.load("r", clients)
         return {f"{name}_p50_us": result["p50_us"], f"{name}_p99_us": result["p99_us"], **failures(name, result)}
+
+    return name, measure
+
+
+def beside(name: str, wish: str) -> tuple[str, Scenario]:
+    """Requests over a few connections, while another one moves 10 Gbit/s, or as much as it can."""
+
+    def measure(subject: Subject) -> Figures:
+        longer = replace(subject, seconds=subject.seconds * 1.5)
+        with ThreadPoolExecutor(1) as other:
+            bulk = other.submit(longer.load, wish, 1, more=("--gbit-s", BULK_GBIT_S))
+            result, _ = subject.load("r", FEW)
+            moved, _ = bulk.result()
+        figures = {f"{name}_p50_ms": result["p50_us"] / 1e3, f"{name}_p99_ms": result["p99_us"] / 1e3}
+        return figures | {f"{name}_gbit_s": moved["gbit_s"]} | failures(name, result)
 
     return name, measure
 
@@ -129,6 +149,8 @@ SCENARIOS: dict[str, Scenario] = dict(
         connect("connect", 8),
         exchange("rr1", 1),
         exchange("rr64", 64),
+        beside("beside_up", "u"),
+        beside("beside_down", "d"),
         stream("far_up1", "u", 1, FAR),
         stream("far_down1", "d", 1, FAR),
         connect("far_connect", 1, FAR),

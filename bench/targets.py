@@ -66,6 +66,8 @@ def _latency() -> list[Target]:
         Target("request p99, 1 connection / limit", 1.6, False, against("rr1_p99_us", "limit")),
         Target("request p50, 64 connections / limit", 1.3, False, against("rr64_p50_us", "limit")),
         Target("request p99, 64 connections / limit", 1.6, False, against("rr64_p99_us", "limit")),
+        Target("request p99 beside bulk upload", 5, False, own("beside_up_p99_ms"), " ms"),
+        Target("request p99 beside bulk download", 5, False, own("beside_down_p99_ms"), " ms"),
         Target("request p50 beside 10,000 idle / without", 1.1, False, own("idle_slowdown")),
     ]
 

@@ -13,6 +13,8 @@ use crate::error::Error;
 const CLASSES: [(usize, usize, usize); 3] = [(1 << 20, 8, 128), (256 << 10, 64, 1024), (64 << 10, 4096, 19_000)];
 /// The memory with which each class has its most slots; with less it has in proportion fewer.
 const PLENTY: u64 = 8 << 30;
+/// The memory with which each class has its fewest slots at least; with less it has in proportion fewer of these, too.
+const LITTLE: u64 = 1 << 30;
 /// So many free slots of a class keep their first pages.
 const WARM: usize = 64;
 const WARM_BYTES: usize = 64 << 10;
@@ -46,15 +48,19 @@ unsafe impl Send for Class {}
 impl Rings {
     /// Reserve the address space, on a machine with `memory` bytes.
     pub fn new(memory: u64) -> Result<Rings, Error> {
-        let share = |most: usize| (memory.min(PLENTY) as u128 * most as u128 / u128::from(PLENTY)) as usize;
-        let classes = CLASSES.iter().map(|&(ring, fewest, most)| Class::new(ring, share(most).max(fewest)));
+        let share = |slots: usize, of: u64| (u128::from(memory.min(of)) * slots as u128 / u128::from(of)) as usize;
+        let classes = CLASSES
+            .iter()
+            .map(|&(ring, fewest, most)| Class::new(ring, share(most, PLENTY).max(share(fewest, LITTLE)).max(1)));
         Ok(Rings { classes: classes.collect::<Result<_, Error>>()? })
     }
 
-    /// Take a slot of the largest class that has one and whose rings are at most `ring` bytes; None at the limit.
+    /// Take a slot of the largest class that has one and whose rings are at most `ring` bytes; where none has, of a
+    /// larger one, the smallest first. None at the limit.
     pub fn take(&mut self, ring: usize) -> Option<Slot> {
-        let mut classes = self.classes.iter_mut().enumerate().filter(|(_, class)| class.ring <= ring);
-        classes.find_map(|(index, class)| class.take().map(|number| Slot { class: index, number }))
+        let suits = self.classes.partition_point(|class| class.ring > ring);
+        let mut order = (suits..self.classes.len()).chain((0..suits).rev());
+        order.find_map(|class| Some(Slot { class, number: self.classes[class].take()? }))
     }
 
     /// Give the two rings of `slot`, to and from the proxy.
@@ -162,6 +168,26 @@ mod tests {
         assert_eq!(sizes.len(), CLASSES.iter().map(|class| class.2).sum::<usize>());
         assert!(sizes.is_sorted_by(|a, b| a >= b));
         assert!(rings.take(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn slots_never_sum_up_to_more_than_most_of_a_small_memory() {
+        for memory in [64 << 20, 256 << 20, LITTLE, PLENTY] {
+            let rings = Rings::new(memory).unwrap();
+            let all: usize = rings.classes.iter().map(|class| 2 * class.ring * class.slots).sum();
+            assert!((all as u64) < memory * 6 / 10, "{all} of {memory}");
+        }
+    }
+
+    #[test]
+    fn larger_class_serves_before_any_flow_is_refused() {
+        let mut rings = Rings::new(PLENTY).unwrap();
+        let mut sizes = Vec::new();
+        while let Some(slot) = rings.take(CLASSES[2].0) {
+            sizes.push(CLASSES[slot.class].0);
+        }
+        assert_eq!(sizes.len(), CLASSES.iter().map(|class| class.2).sum::<usize>());
+        assert!(sizes.is_sorted());
     }
 
     #[test]

@@ -182,6 +182,9 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
         libc::SYS_prctl,
         vec![all(vec![equal(0, libc::PR_SET_NAME as u64)?])?, all(vec![equal(0, PR_SET_VMA)?])?],
     );
+    // a limit of our own may be read, not set
+    let no_new_limit = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0).map_err(seccomp)?;
+    rules.insert(libc::SYS_prlimit64, vec![all(vec![equal(0, 0)?, no_new_limit])?]);
     let fcntl = [libc::F_DUPFD_CLOEXEC, libc::F_GETFL, libc::F_SETFL, libc::F_GETFD, libc::F_SETFD];
     let fcntl: Result<_, Error> = fcntl.iter().map(|&command| all(vec![equal(1, command as u64)?])).collect();
     rules.insert(libc::SYS_fcntl, fcntl?);

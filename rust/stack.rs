@@ -200,20 +200,20 @@ impl Stack {
 
     /// Serve every flow that something happened to, once.
     pub fn serve(&mut self, now: Instant) {
-        while let Some((_, token)) = self.timers.expired(now) {
-            self.expire(token);
+        while let Some((at, token)) = self.timers.expired(now) {
+            self.expire(at, token);
         }
         self.second.turn(now, &mut self.shared.busy);
         for index in std::mem::take(&mut self.list) {
             self.serve_one(index, now);
         }
+        self.timers.tidy(self.flows.len() - self.free.len(), |at, token| armed(&self.flows, token) == Some(at));
         self.shared.tend_pool(now);
     }
 
-    fn expire(&mut self, token: u64) {
-        let place = &mut self.flows[token as u32 as usize];
-        if place.turn == (token >> 32) as u32
-            && let Some(flow) = &mut place.flow
+    fn expire(&mut self, at: Instant, token: u64) {
+        if armed(&self.flows, token) == Some(at)
+            && let Some(flow) = &mut self.flows[token as u32 as usize].flow
         {
             flow.armed = None;
             self.enlist(token as u32);
@@ -312,6 +312,12 @@ impl Second {
             self.flows += 1;
         }
     }
+}
+
+/// Give the time of the live timer entry of the flow that `token` names.
+fn armed(flows: &[Place], token: u64) -> Option<Instant> {
+    let place = &flows[token as u32 as usize];
+    place.flow.as_ref().filter(|_| place.turn == (token >> 32) as u32).and_then(|flow| flow.armed)
 }
 
 fn token(turn: u32, index: u32) -> u64 {

@@ -152,12 +152,15 @@ fn duplicate(fd: RawFd) -> Result<OwnedFd, Error> {
     }
 }
 
-/// Give the bytes of memory of this machine (sysinfo(2)); little where that cannot be told.
+/// Give the bytes of memory that this process may use: those of the machine (sysinfo(2); little where that cannot be
+/// told), or less where its address space is limited (`ulimit -v`).
 fn memory() -> u64 {
-    // SAFETY: all zeroes is a valid sysinfo, which the call fills.
+    // SAFETY: all zeroes is a valid sysinfo and a valid rlimit, which the calls fill.
     unsafe {
         let mut info: libc::sysinfo = std::mem::zeroed();
         libc::sysinfo(&raw mut info);
-        info.totalram * u64::from(info.mem_unit)
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        let known = libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) == 0;
+        (info.totalram * u64::from(info.mem_unit)).min(if known { limit.rlim_cur } else { u64::MAX })
     }
 }

@@ -2,12 +2,16 @@
 //!
 //! Deadlines move later all the time (every acknowledgement re-starts a retransmission timer). Such a move costs
 //! nothing: the old entry stays, comes up early, and its flow says when it wants to be looked at next. Only a move to
-//! an earlier time adds an entry.
+//! an earlier time adds an entry. The one that it replaces is dead, as are those of flows that have ended: they are
+//! dropped when they come up, or when they are the most.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use smoltcp::time::Instant;
+
+/// So many dead entries are not worth looking for.
+const SPARE: usize = 1024;
 
 /// The pending deadlines; a `Token` names a flow.
 #[derive(Debug, Default)]
@@ -33,6 +37,13 @@ impl Timers {
             return None;
         }
         self.heap.pop().map(|entry| entry.0)
+    }
+
+    /// Drop dead entries, where there may be more of them than the `most` that can be live.
+    pub fn tidy(&mut self, most: usize, is_live: impl Fn(Instant, u64) -> bool) {
+        if self.heap.len() > 2 * most + SPARE {
+            self.heap.retain(|entry| is_live(entry.0.0, entry.0.1));
+        }
     }
 
     /// Give the number of entries.
@@ -70,6 +81,20 @@ mod tests {
         assert_eq!(timers.expired(at(40)), Some((at(30), 1)));
         assert_eq!(timers.expired(at(40)), None);
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn dead_entries_are_dropped_when_they_are_the_most() {
+        let mut timers = Timers::default();
+        for token in 0..SPARE as u64 + 2 {
+            timers.arm(token, at(token as i64), None);
+        }
+        timers.tidy(1, |_, token| token == 7);
+        assert_eq!(timers.len(), SPARE + 2);
+        timers.arm(7, at(1), Some(at(7)));
+        timers.tidy(1, |time, token| (time, token) == (at(1), 7));
+        assert_eq!(timers.expired(at(99)), Some((at(1), 7)));
+        assert_eq!(timers.len(), 0);
     }
 
     #[test]

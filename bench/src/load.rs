@@ -12,6 +12,8 @@ const CHUNK: usize = 1 << 20;
 const SCRATCH: usize = 256 << 10;
 /// So many connections are being opened at once when many are to stay idle: no SYN is lost.
 const GENTLY: usize = 32;
+/// How often a load with a limit looks how much it may move.
+const PACE: Duration = Duration::from_micros(250);
 const REQUEST: [u8; 64] = [b'r'; 64];
 
 /// What to do, with how many connections at once, and for how long.
@@ -24,6 +26,8 @@ pub struct Plan {
     pub seconds: f64,
     /// For `c`: so many connections in all, instead of a time.
     pub count: usize,
+    /// For `u` and `d`: the most to move.
+    pub gbit_s: f64,
     /// So many ports of the target are used in turn, from its own on: one runs out of near ports.
     pub ports: u16,
     /// For `i`: hold the connections until end of file on standard input.
@@ -52,6 +56,8 @@ struct Load {
     source: Vec<u8>,
     scratch: Vec<u8>,
     bytes: u64,
+    /// Since when `bytes` are counted.
+    since: Instant,
     /// Bytes and deeds of the warming up, which the figures leave out but processor time does not.
     before: (u64, usize),
     opened: usize,
@@ -71,6 +77,7 @@ pub fn run(plan: Plan) -> io::Result<()> {
         source: vec![b'x'; CHUNK],
         scratch: vec![0; SCRATCH],
         bytes: 0,
+        since: Instant::now(),
         before: (0, 0),
         opened: 0,
         dialled: 0,
@@ -111,8 +118,14 @@ impl Load {
     }
 
     fn work(&mut self, time: Duration) {
-        let end = Instant::now() + time;
+        self.since = Instant::now();
+        let end = self.since + time;
         while !self.is_over(end) {
+            if self.plan.gbit_s.is_finite() {
+                std::thread::sleep(PACE); // what a connection becomes ready for meanwhile shows when it is tried
+                (0..self.clients.len()).for_each(|index| _ = self.serve(index));
+                continue;
+            }
             for token in self.poll.wait(20) {
                 let index = token as usize;
                 // Made anew even when the time is over: what comes after the warming up has all its connections.
@@ -180,10 +193,14 @@ impl Load {
 
     fn transfer(&mut self, index: usize, fd: RawFd) -> bool {
         match self.plan.wish {
+            b'u' | b'd' if self.is_ahead() => true,
             b'u' => loop {
                 match net::send(fd, &self.source) {
                     Ok(count) => self.bytes += count as u64,
                     result => return net::later(&result),
+                }
+                if self.is_ahead() {
+                    return true;
                 }
             },
             b'd' => loop {
@@ -191,6 +208,9 @@ impl Load {
                     Ok(0) => return false,
                     Ok(count) => self.bytes += count as u64,
                     result => return net::later(&result),
+                }
+                if self.is_ahead() {
+                    return true;
                 }
             },
             b'c' => {
@@ -209,6 +229,11 @@ impl Load {
             }
             _ => self.exchange(index, fd),
         }
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.plan.gbit_s.is_finite()
+            && self.bytes as f64 * 8.0 / 1e9 > self.since.elapsed().as_secs_f64() * self.plan.gbit_s
     }
 
     fn exchange(&mut self, index: usize, fd: RawFd) -> bool {

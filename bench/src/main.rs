@@ -4,9 +4,11 @@
 //!     netload origin ADDRESS:PORT [--ports N]
 //!     netload far ADDRESS:PORT TARGET:PORT [--delay-ms N]
 //!     netload load u|d|c|r|i ADDRESS:PORT [--via ADDRESS:PORT] [--clients N] [--seconds S] [--count N] [--ports N] [--hold]
+//!         [--gbit-s N]
 //!
 //! The proxy speaks HTTP CONNECT and SOCKS5; --delay-ms holds back its answers for targets of ports from --delay-from on.
 //! far is a long way to the target: each byte is --delay-ms on its way, in each direction.
+//! --gbit-s is the most that an upload or download moves.
 //! u upload, d download, c connect, one byte, close; r request and response of 64 bytes; i open and stay idle.
 
 mod far;
@@ -45,6 +47,7 @@ fn main() -> std::io::Result<()> {
             seconds: number("--seconds", 5.0),
             ports: number("--ports", 1.0) as u16,
             count: number("--count", 0.0) as usize,
+            gbit_s: number("--gbit-s", f64::INFINITY),
             hold: words.iter().any(|word| word == "--hold"),
         }),
         _ => Err(std::io::Error::other("usage: see the head of bench/src/main.rs")),

@@ -118,6 +118,11 @@ def digest_of(count: int) -> str:
     return digest.hexdigest()
 
 
+def ended() -> contextlib.AbstractContextManager[None]:
+    """Ignore that a connection was ended meanwhile, by whomever."""
+    return contextlib.suppress(ConnectionError)
+
+
 def suppressed() -> contextlib.AbstractContextManager[None]:
     """Ignore that a non-blocking socket has nothing to give or take just now."""
     return contextlib.suppress(BlockingIOError)

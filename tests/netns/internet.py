@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import struct
@@ -108,14 +109,14 @@ def _dnsmasq(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
 
 def _peer(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
     script = 'ulimit -n $(ulimit -Hn); exec "$0" -I "$1"'
-    with (home / "peer.out").open("wb") as out:
-        return world.start("sh", "-c", script, sys.executable, peer.__file__, stdout=out)
+    with (home / "peer.out").open("wb") as out, (home / "peer.err").open("wb") as err:
+        return world.start("sh", "-c", script, sys.executable, peer.__file__, stdout=out, stderr=err)
 
 
 @contextlib.contextmanager
 def echoing_proxy(mid: Namespace) -> Iterator[str]:
     """Run the peer in `mid`, and give the URL of its proxy that is the far end as well."""
-    home = mid.home / "peer"
+    home = mid.home / f"peer-{len(os.listdir(mid.home))}"
     home.mkdir()
     child = _peer(mid, home)
     try:

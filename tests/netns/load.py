@@ -16,7 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tests.netns.namespaces import Namespace, family_of
+from tests.netns.peer import BLOCK
 
+SIZE = 4096
+"""Bytes of a block of `exchange`: so few that the kernel always takes them whole."""
 MESSAGE = b"0123456789abcdef"
 Target = tuple[str, int]
 
@@ -41,6 +44,34 @@ def many_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One connection of `exchange`: block after block, each compared byte by byte."""
+
+    sock: socket.socket
+    number: int
+    left: int
+    missing: bytes = b""
+
+    def send(self) -> None:
+        at = (self.number * 61 + self.left * 16_381) % (len(BLOCK) - SIZE)
+        self.missing = BLOCK[at : at + SIZE]
+        if self.sock.send(self.missing) != SIZE:
+            raise ConnectionError("the kernel has no room for a block")
+
+    def receive(self) -> bool:
+        """Take what is there; True after the last block."""
+        got = self.sock.recv(len(self.missing))
+        if not got or not self.missing.startswith(got):
+            raise ConnectionError("other bytes came" if got else "ended early")
+        self.missing = self.missing[len(got) :]
+        if not self.missing:
+            self.left -= 1
+            if self.left:
+                self.send()
+        return not self.left
 
 
 class Crowd:
@@ -78,6 +109,34 @@ class Crowd:
             self.selector.register(sock, selectors.EVENT_WRITE)
         self.open = []
         return self.run((), True, seconds)
+
+    def exchange(self, blocks: int, seconds: float) -> Outcome:
+        """Echo `blocks` blocks, each of its own bytes, over every connection that is kept.
+
+        The first block is under way on all of them before any is read, and nobody waits for another after that.
+        """
+        self.outcome = Outcome()
+        streams = [_Stream(sock, number, blocks) for number, sock in enumerate(self.open)]
+        for stream in streams:
+            stream.send()
+            self.selector.register(stream.sock, selectors.EVENT_READ, stream)
+        deadline = time.monotonic() + seconds
+        while self.selector.get_map() and time.monotonic() < deadline:
+            for key, _ in self.selector.select(1):
+                self._receive(key.data)
+        for key in list(self.selector.get_map().values()):
+            self.outcome.fail("not done in time")
+            self.selector.unregister(key.fileobj)
+        return self.outcome
+
+    def _receive(self, stream: _Stream) -> None:
+        try:
+            if stream.receive():
+                self.outcome.echoed += 1
+                self.selector.unregister(stream.sock)
+        except OSError as error:
+            self.outcome.fail(error.strerror or str(error))
+            self.selector.unregister(stream.sock)
 
     def close(self) -> None:
         for sock in [*self.open, *(key.fileobj for key in list(self.selector.get_map().values()))]:

@@ -5,7 +5,9 @@
     11  counted sink: reads "<count>\\n" and so many bytes, answers in the same way without waiting for the end
     19  source: reads "<count>\\n", sends so many bytes of the test stream, closes
     79  speaks first and half-closes, then reads to end of file, and writes the count to standard output
-    8008  a proxy that is the far end as well: answers any CONNECT with 200, then echoes (one descriptor a flow)
+    8008  a proxy that is the far end as well (one descriptor a flow): answers CONNECT with 200 and goes on as the port
+          that was asked for would, by echo where that is none of these; but 1 is never answered, 2 with 504 after
+          two seconds, 403 and 502 with that status, and 3 gets 64 KiB and a RST
     UDP 7   echo (each datagram also printed)
 
 The test stream is one block of pseudo-random bytes, each time with its number in front.
@@ -24,6 +26,7 @@ from typing import cast
 
 BLOCK = random.Random(118).randbytes((1 << 18) - 8)
 ECHO, SINK, SOURCE, BANNER, HALF, CONNECT, COUNTED = 7, 9, 19, 2222, 79, 8008, 11
+SILENT, SLOW, CUT, FORBIDDEN, BAD_GATEWAY = 1, 2, 3, 403, 502
 
 
 def stream(count: int) -> Iterator[bytes]:
@@ -72,10 +75,38 @@ async def _half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     print(f"after half-close: {len(await reader.read())}", flush=True)
 
 
+async def _cut(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(BLOCK[: 1 << 16])
+    await writer.drain()
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 async def _connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-    await _echo(reader, writer)
+    head = await reader.readuntil(b"\r\n\r\n")
+    port = int(head.split()[1].rpartition(b":")[2])
+    if port == SILENT:
+        await reader.read()
+    elif port == SLOW:
+        await asyncio.wait([asyncio.ensure_future(reader.read())], timeout=2)
+        writer.write(b"HTTP/1.1 504 Slow\r\n\r\n")
+    elif port in (FORBIDDEN, BAD_GATEWAY):
+        writer.write(b"HTTP/1.1 %d No\r\n\r\n" % port)
+    else:
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await SERVED.get(port, _echo)(reader, writer)
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+SERVED: dict[int, Serve] = {
+    ECHO: _echo,
+    SINK: _sink,
+    SOURCE: _source,
+    BANNER: _banner,
+    HALF: _half,
+    COUNTED: _counted,
+    CUT: _cut,
+}
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -85,9 +116,6 @@ class _Datagrams(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         print(f"udp from {addr[0]}: {data!r}", flush=True)
         self._transport.sendto(data, addr)
-
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def _closing(serve: Serve) -> Serve:
@@ -104,16 +132,7 @@ def _closing(serve: Serve) -> Serve:
 
 async def main() -> None:
     """Listen on all ports and serve for ever."""
-    served = {
-        ECHO: _echo,
-        SINK: _sink,
-        SOURCE: _source,
-        BANNER: _banner,
-        HALF: _half,
-        CONNECT: _connect,
-        COUNTED: _counted,
-    }
-    for port, serve in served.items():
+    for port, serve in {**SERVED, CONNECT: _connect}.items():
         await asyncio.start_server(_closing(serve), ["0.0.0.0", "::"], port, backlog=8192, limit=1 << 20)
     both = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)  # takes IPv4 too, as ::ffff:…
     both.bind(("::", ECHO))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,31 @@ def proxyvpn(
 ) -> subprocess.CompletedProcess[str]:
     """Run a proxyvpn command to its end; `before` is what to run it with, as setpriv or unshare."""
     return host.run(*before, PROGRAM, *words, check=False, env=environment(env), seconds=seconds)
+
+
+def counters(host: Namespace) -> dict[str, int]:
+    """Give the worker's counters, as `status --json` tells them."""
+    found: dict[str, int] = json.loads(proxyvpn(host, "status", "--json").stdout)["counters"]
+    return found
+
+
+def at_rest(host: Namespace, seconds: float) -> dict[str, int]:
+    """Wait until no flow is left, see that each is counted by one end of its life, and give the counters."""
+
+    def probe() -> dict[str, int]:
+        found = counters(host)
+        return {} if found["flows_open_now"] or found["flows_connecting_now"] else found
+
+    count = wait.until(probe, "no flow is left", seconds)
+    assert count["flows_begun"] == count["flows_opened"] + count["flows_abandoned"] + refused(count), count
+    ended = count["flows_finished"] + count["flows_reset_by_client"] + count["flows_reset_by_proxy"]
+    assert count["flows_opened"] == ended, count
+    return count
+
+
+def refused(count: dict[str, int]) -> int:
+    """Give the number of connects that were refused, for any reason."""
+    return sum(number for name, number in count.items() if name.startswith("refused_"))
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:

@@ -18,6 +18,7 @@ mod scripted;
 mod segments;
 mod several;
 mod streams;
+mod timers;
 mod windows;
 mod wire;
 mod world;
