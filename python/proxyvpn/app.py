@@ -7,6 +7,8 @@ something fails is decided in one place, `_fail`, by the phase that was reached 
     off          as it was   Close: rolled back       Close, or where the helper died, Reclaim by a fresh one
     on           as it was   Close: rolled back       end of file without Close: the helper leaves it locked
 
+Where the helper dies in OPEN under the killswitch, a fresh one looks: with the guard loaded it is locked, else Reclaim.
+
 A machine that was locked before (`up` took over) is never opened by a failure.
 """
 
@@ -309,7 +311,7 @@ class Life:
         try:
             closed = self._helper.close()
         except ProxyvpnError as gone:
-            if killswitch:
+            if killswitch and self._is_locked():
                 return _locked(error)
             closed = self._close_by_another(gone)
         self._state.clear()
@@ -317,6 +319,15 @@ class Life:
             return error
         kind = ProxyvpnError if self._phase is Phase.ENGAGED and isinstance(error, ChildGone) else RolledBack
         return kind(error.what, error.why, _outcome(closed))
+
+    def _is_locked(self) -> bool:
+        """The helper is gone: let a fresh one look whether it had come as far as the guard."""
+        self._helper.end()
+        self._helper = self._world.helper()
+        try:
+            return self._helper.status().locked
+        except ProxyvpnError:
+            return True  # nobody can look: what must not be said is that it is open
 
     def _close_by_another(self, error: ProxyvpnError) -> Closed:
         """The helper is gone: let a fresh one find by our tags what is to be undone."""
