@@ -62,8 +62,9 @@ class Stepwise:
 
     def begin_again(self) -> None:
         """`up` is ready: put a packet into the empty pipe again, so that the next line waits, of the way down."""
-        writing = os.open(f"/proc/self/fd/{self._reading}", os.O_WRONLY | os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
+        writing = os.open(f"/proc/self/fd/{self._reading}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:  # open(2) refuses O_DIRECT here, fcntl(2) does not
+            fcntl.fcntl(writing, fcntl.F_SETFL, os.O_NONBLOCK | os.O_DIRECT)
             os.write(writing, b"\n")
         finally:
             os.close(writing)
@@ -96,11 +97,15 @@ class Stepwise:
         wait.until(done, f"the end after {self.said[-500:]}", 30)
 
     def close(self) -> None:
-        end(self.process, signal.SIGKILL)
-        with contextlib.suppress(AssertionError):
+        """End what still runs as Ctrl-C does, the hard way if need be."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
             self.run_on()
-        os.close(self._reading)
-        os.close(self._out)
+        finally:
+            end(self.process, signal.SIGKILL)
+            os.close(self._reading)
+            os.close(self._out)
 
     def _state(self) -> str:
         if not self._goes_down and "ready:" in self.printed():
