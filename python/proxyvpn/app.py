@@ -200,6 +200,13 @@ class Life:
         except ProxyvpnError as error:
             self._world.say(f"{error.what}: {error.why}")
 
+    def _clear_state(self) -> None:
+        """Remove the record; that it cannot be is nothing to fail for, as it is only shown."""
+        try:
+            self._state.clear()
+        except ProxyvpnError as error:
+            self._world.say(f"{error.what}: {error.why}")
+
     def _check_signals(self) -> None:
         poll = select.poll()
         poll.register(self._world.stop, select.POLLIN)
@@ -291,7 +298,7 @@ class Life:
             closed = self._helper.close()
         except ChildGone as error:
             closed = self._close_by_another(error)
-        self._state.clear()
+        self._clear_state()
         for step in closed.left:
             self._world.say(f"left behind: {step}")
         if self._asked_to_end is not None:
@@ -303,7 +310,7 @@ class Life:
         killswitch = self._options.killswitch
         if self._phase is Phase.FRESH:
             if self._record is not None and not self._was_locked:
-                self._state.clear()
+                self._clear_state()
             return error
         if self._was_locked or (self._phase is Phase.ENGAGED and killswitch):
             return _locked(error)
@@ -314,7 +321,7 @@ class Life:
             if killswitch and self._is_locked():
                 return _locked(error)
             closed = self._close_by_another(gone)
-        self._state.clear()
+        self._clear_state()
         if isinstance(error, Interrupted):
             return error
         kind = ProxyvpnError if self._phase is Phase.ENGAGED and isinstance(error, ChildGone) else RolledBack

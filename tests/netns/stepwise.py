@@ -47,7 +47,7 @@ class Stepwise:
     def family(self) -> dict[str, int]:
         """Give the living processes: the command itself as `app`, and its children by their modules' names."""
         found = {"app": self.process.pid} if self.process.poll() is None else {}
-        return found | _children(self.process.pid)
+        return found | children(self.process.pid)
 
     def printed(self) -> str:
         """Give what came on standard output."""
@@ -126,7 +126,8 @@ def stepwise(host: Namespace, *words: str) -> Iterator[Stepwise]:
         found.close()
 
 
-def _children(parent: int) -> dict[str, int]:
+def children(parent: int) -> dict[str, int]:
+    """Give the living children of a process by the names of their modules."""
     try:
         pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     except (FileNotFoundError, ProcessLookupError):

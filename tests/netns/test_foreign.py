@@ -24,7 +24,7 @@ BESIDE = {
     "tun of our name": (NFT, "ip tuntap add dev pvpn0 mode tun"),
     "tap of our name": (NFT, "ip tuntap add dev pvpn0 mode tap"),
     "veth of our name and alias": (NFT, "ip link add pvpn0 type veth; ip link set pvpn0 alias proxyvpn"),
-    "bridge of our name and alias": (NFT, "ip link add pvpn0 type bridge; ip link set pvpn0 alias proxyvpn up"),
+    "bridge of our name and alias": (NFT, "ip link add pvpn0 type bridge; ip link set pvpn0 alias proxyvpn"),
     "the rules of ours, without our tag": (
         NFT,
         """for v in 4 6; do
@@ -128,8 +128,10 @@ def test_planted_thing_in_the_way_is_an_error_and_never_touched(bed: Bed, plante
     way, script, words = IN_THE_WAY[planted]
     bed.host.sh(script)
     before = bed.dump()
+    refusing = bed.helper(way)
     with pytest.raises(ProxyvpnError, match=words) as found:
-        bed.helper(way).open(tunnel(killswitch=True))
+        refusing.open(tunnel(killswitch=True))
+    refusing.end()
     assert found.value.advice.startswith("see `")
     looking = bed.helper(way)
     assert not looking.status().locked
