@@ -364,7 +364,7 @@ def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queu
 
 def _locked(error: ProxyvpnError) -> MachineLocked:
     return MachineLocked(
-        f"locked: {error.what}",
+        f"locked: {error.what}{f' ({error.why})' if error.why else ''}",
         "the killswitch stays closed: nothing leaves this machine",
         "`proxyvpn up` goes on without a gap, `proxyvpn teardown` opens it",
     )

@@ -13,7 +13,6 @@ import fcntl
 import os
 import select
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -31,6 +31,7 @@ def before(bed: Rig) -> Iterator[dict[str, str]]:
     """How the machine is without a tunnel, which it must be again."""
     found = dump(bed.host)
     yield found
+    proxyvpn(bed.host, "teardown")  # only after a failed test there is something to do
     assert difference(found, dump(bed.host)) == ""
 
 
@@ -51,17 +52,14 @@ def _state(pid: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("which", "steps", "killswitch", "code"),
-    [
-        ("helper", 0, True, 8),
-        ("helper", 4, True, 9),
-        ("helper", 12, False, 8),
-        ("worker", 2, True, 8),
-    ],
+    "case",
+    [("helper", 0, True, 8), ("helper", 4, True, 9), ("helper", 12, False, 8), ("worker", 2, True, 8)],
+    ids=str,
 )
 def test_up_gives_up(
-    bed: Rig, squid: proxies.RunningProxy, before: dict[str, str], which: str, steps: int, killswitch: bool, code: int
+    bed: Rig, squid: proxies.RunningProxy, before: dict[str, str], case: tuple[str, int, bool, int]
 ) -> None:
+    which, steps, killswitch, code = case
     with stepwise(bed.host, "up", *options(squid, killswitch)) as run:
         for _ in range(steps):
             assert run.halts()
