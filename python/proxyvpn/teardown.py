@@ -122,7 +122,7 @@ def _clean_up(state: StateDir | None, start_helper: Callable[[], Helper], say: C
 
 
 def _elsewhere(error: AlreadyUp) -> AlreadyUp:
-    what = "a tunnel runs in this network namespace, with another state directory"
+    what = "a tunnel runs in this network namespace: just starting or ending, or with another state directory"
     return AlreadyUp(what, error.why, "give the --state-dir that its `up` was given, or end that `up` itself (Ctrl-C)")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.privileged
 
 RACES = int(os.environ.get("PROXYVPN_RACES", "20"))
 SEED = int(os.environ.get("PROXYVPN_SEED", "0"))
+STAGGER = 0.4
+"""Seconds at most between two starts, so that `teardown` finds `up` in every phase."""
 DIRECTORIES = ("/run/proxyvpn", "/run/another")
 
 
@@ -91,6 +94,7 @@ def race(
     chance.shuffle(verbs)
     runners = []
     for number, verb in enumerate(verbs):
+        select.select([], [], [], chance.random() * STAGGER * (teardowns > 0))
         place = folder / str(number)
         place.mkdir(parents=True)
         more = ("--proxy", squid.url4, "--dns", RESOLVER4, chance.choice(SWITCH)) if verb == "up" else ()
