@@ -6,7 +6,6 @@ host: `proxyvpn up`, stopped before a step (stepwise.py) ---- mid: squid ---- wo
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 from collections.abc import Iterator
 
@@ -16,15 +15,13 @@ from tests.netns import aftermath, proxies
 from tests.netns.dumps import difference, dump
 from tests.netns.rig import RESOLVER4, Rig
 from tests.netns.stepwise import Stepwise, stepwise
-from tests.netns.up import proxyvpn
+from tests.netns.up import LONG, proxyvpn
 
 pytestmark = pytest.mark.privileged
 
 BOTH = pytest.mark.parametrize("killswitch", [True, False], ids=["killswitch", "open"])
 VICTIMS = {"helper": ("helper",), "app": ("app",), "worker": ("worker",), "all": ("helper", "app", "worker")}
 STEPS_AT_LEAST = 10
-EVERY_PAIR = os.environ.get("PROXYVPN_LONG_TESTS") == "1"
-"""Otherwise each step has one victim, in turn: every step and every victim is there, but not each with each."""
 
 
 def options(proxy: proxies.RunningProxy, killswitch: bool) -> tuple[str, ...]:
@@ -69,8 +66,8 @@ def test_killed_on_the_way_down(bed: Rig, squid: proxies.RunningProxy, killswitc
 
 
 def turns(which: str) -> Iterator[int]:
-    """Give the steps before which `which` is killed, without end."""
-    return itertools.count() if EVERY_PAIR else itertools.count(list(VICTIMS).index(which), len(VICTIMS))
+    """Give the steps before which `which` is killed, without end: all, or its turns among the victims."""
+    return itertools.count() if LONG else itertools.count(list(VICTIMS).index(which), len(VICTIMS))
 
 
 def forward(run: Stepwise, steps: int) -> bool:

@@ -18,7 +18,7 @@ from tests.netns.dumps import difference, dump
 from tests.netns.namespaces import Namespace
 from tests.netns.rig import RESOLVER4, Rig
 from tests.netns.stepwise import children, stepwise
-from tests.netns.up import PROGRAM, Up, environment, gone, kill, proxyvpn, up
+from tests.netns.up import LONG, PROGRAM, Up, environment, gone, kill, proxyvpn, up
 
 pytestmark = pytest.mark.privileged
 
@@ -53,7 +53,7 @@ def _state(pid: int) -> str:
 
 @pytest.mark.parametrize(
     "case",
-    [("helper", 0, True, 8), ("helper", 4, True, 9), ("helper", 12, False, 8), ("worker", 2, True, 8)],
+    [("helper", 4, True, 9), ("helper", 12, False, 8), ("worker", 2, True, 8), *([("helper", 0, True, 8)] * LONG)],
     ids=str,
 )
 def test_up_gives_up(
@@ -77,7 +77,7 @@ def test_up_gives_up(
     assert found == (aftermath.LOCKED if code == 9 else aftermath.AS_BEFORE)
 
 
-@pytest.mark.parametrize("killswitch", [True, False], ids=["killswitch", "open"])
+@pytest.mark.parametrize("killswitch", [True, *([False] * LONG)])
 def test_status_of_a_stopped_helper_ends_with_a_sentence(
     bed: Rig, squid: proxies.RunningProxy, before: dict[str, str], killswitch: bool
 ) -> None:
@@ -131,7 +131,7 @@ def test_stopped_up_is_given_up(bed: Rig, squid: proxies.RunningProxy, before: d
 VERBS = ("status", "teardown")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", VERBS if LONG else VERBS[1:])
 def test_stopped_helper_of_status_and_teardown_is_given_up(
     bed: Rig, squid: proxies.RunningProxy, before: dict[str, str], verb: str
 ) -> None:
