@@ -7,6 +7,8 @@ something fails is decided in one place, `_fail`, by the phase that was reached 
     off          as it was   Close: rolled back       Close, or where the helper died, Reclaim by a fresh one
     on           as it was   Close: rolled back       end of file without Close: the helper leaves it locked
 
+Where the helper dies in OPEN under the killswitch, a fresh one looks: with the guard loaded it is locked, else Reclaim.
+
 A machine that was locked before (`up` took over) is never opened by a failure.
 """
 
@@ -198,6 +200,13 @@ class Life:
         except ProxyvpnError as error:
             self._world.say(f"{error.what}: {error.why}")
 
+    def _clear_state(self) -> None:
+        """Remove the record; that it cannot be is nothing to fail for, as it is only shown."""
+        try:
+            self._state.clear()
+        except ProxyvpnError as error:
+            self._world.say(f"{error.what}: {error.why}")
+
     def _check_signals(self) -> None:
         poll = select.poll()
         poll.register(self._world.stop, select.POLLIN)
@@ -289,7 +298,7 @@ class Life:
             closed = self._helper.close()
         except ChildGone as error:
             closed = self._close_by_another(error)
-        self._state.clear()
+        self._clear_state()
         for step in closed.left:
             self._world.say(f"left behind: {step}")
         if self._asked_to_end is not None:
@@ -301,7 +310,7 @@ class Life:
         killswitch = self._options.killswitch
         if self._phase is Phase.FRESH:
             if self._record is not None and not self._was_locked:
-                self._state.clear()
+                self._clear_state()
             return error
         if self._was_locked or (self._phase is Phase.ENGAGED and killswitch):
             return _locked(error)
@@ -309,14 +318,23 @@ class Life:
         try:
             closed = self._helper.close()
         except ProxyvpnError as gone:
-            if killswitch:
+            if killswitch and self._is_locked():
                 return _locked(error)
             closed = self._close_by_another(gone)
-        self._state.clear()
+        self._clear_state()
         if isinstance(error, Interrupted):
             return error
         kind = ProxyvpnError if self._phase is Phase.ENGAGED and isinstance(error, ChildGone) else RolledBack
         return kind(error.what, error.why, _outcome(closed))
+
+    def _is_locked(self) -> bool:
+        """The helper is gone: let a fresh one look whether it had come as far as the guard."""
+        self._helper.end()
+        self._helper = self._world.helper()
+        try:
+            return self._helper.status().locked
+        except ProxyvpnError:
+            return True  # nobody can look: what must not be said is that it is open
 
     def _close_by_another(self, error: ProxyvpnError) -> Closed:
         """The helper is gone: let a fresh one find by our tags what is to be undone."""
@@ -346,7 +364,7 @@ def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queu
 
 def _locked(error: ProxyvpnError) -> MachineLocked:
     return MachineLocked(
-        f"locked: {error.what}",
+        f"locked: {error.what}{f' ({error.why})' if error.why else ''}",
         "the killswitch stays closed: nothing leaves this machine",
         "`proxyvpn up` goes on without a gap, `proxyvpn teardown` opens it",
     )

@@ -12,10 +12,11 @@ One commit replaces all rules of a table at once; a chain of ours that is named 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import CHAIN_PREFIX, INBOUND, MARK, TUN4, TUN6
+from proxyvpn.mark import CHAIN_PREFIX, INBOUND, LINK_PREFIX, MARK, TUN4, TUN6
 from proxyvpn.tunnel import Connection, Host, Tunnel, collapsed
 
 _JUMPS: Final = {
@@ -23,6 +24,9 @@ _JUMPS: Final = {
     "filter": (("OUTPUT", "REFUSE"),),
 }
 """Inserted in this order, each before the one above it: SHIELD comes to stand before ARRIVALS."""
+_NAMES: Final = {"mangle": ("SHIELD", "ARRIVALS", "EARLIER", "CAPTURE", "GUARD"), "filter": ("REFUSE",)}
+_SIGN: Final = re.compile(rf"{MARK:#x}|{INBOUND:#x}|-[io] {LINK_PREFIX}\d\b")
+"""What our rules in either table speak of, and nobody else's."""
 _IN: Final = f"-m connmark --mark {INBOUND:#x}"
 _LET_IN: Final = f"-j CONNMARK --set-mark {INBOUND:#x}"
 _RESET: Final = "REJECT --reject-with tcp-reset"
@@ -75,9 +79,9 @@ def removal(saved: str) -> str:
     """Give the text that removes exactly what is ours in `saved`; empty when nothing is."""
     lines: list[str] = []
     for table, rows in _by_table(saved).items():
-        own = [row[1:].split()[0] for row in rows if row.startswith(f":{CHAIN_PREFIX}")]
-        jumps = [row for row in rows if f"-j {CHAIN_PREFIX}" in row and not row.startswith(f"-A {CHAIN_PREFIX}")]
-        if own or jumps:
+        own = _own(table, rows)
+        jumps = [row for row in rows if row.rpartition("-j ")[2] in own and row.split()[1] not in own]
+        if own:
             lines += [f"*{table}", *(f"-D {row.removeprefix('-A ')}" for row in jumps)]
             lines += [*(f"-F {name}" for name in own), *(f"-X {name}" for name in own), "COMMIT"]
     return "\n".join(lines) + "\n" if lines else ""
@@ -85,17 +89,32 @@ def removal(saved: str) -> str:
 
 def present(saved: str) -> tuple[str, ...]:
     """Give the chains of ours in `saved`, each with its table: `mangle PROXYVPN_GUARD`."""
-    return tuple(
-        f"{table} {row[1:].split()[0]}"
-        for table, rows in _by_table(saved).items()
-        for row in rows
-        if row.startswith(f":{CHAIN_PREFIX}")
-    )
+    return tuple(f"{table} {name}" for table, rows in _by_table(saved).items() for name in _own(table, rows))
+
+
+def strangers(saved: str) -> tuple[str, ...]:
+    """Give the chains in `saved` that have a name of ours and are somebody else's."""
+    found = _by_table(saved).items()
+    return tuple(f"{table} {name}" for table, rows in found for name in _named(table, rows) if not _own(table, rows))
 
 
 def locked(saved: str) -> bool:
     """Say whether a closed guard is among the chains in `saved`."""
-    return f"-A {CHAIN_PREFIX}GUARD -j DROP" in _by_table(saved).get("mangle", [])
+    rows = _by_table(saved).get("mangle", [])
+    return f"{CHAIN_PREFIX}GUARD" in _own("mangle", rows) and f"-A {CHAIN_PREFIX}GUARD -j DROP" in rows
+
+
+def _named(table: str, rows: list[str]) -> list[str]:
+    """Give the chains of a table that have exactly a name of ours."""
+    ours = {f"{CHAIN_PREFIX}{name}" for name in _NAMES[table]} if table in _NAMES else set()
+    return [name for row in rows if row.startswith(":") and (name := row[1:].split()[0]) in ours]
+
+
+def _own(table: str, rows: list[str]) -> list[str]:
+    """Give our chains of a table: their rules speak of our marks or our link, or somebody has emptied them all."""
+    named = _named(table, rows)
+    rules = [row for row in rows if row.startswith("-A ") and row.split()[1] in named]
+    return named if not rules or any(_SIGN.search(row) for row in rules) else []
 
 
 def dropped(counted: str) -> int:

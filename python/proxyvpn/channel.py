@@ -17,6 +17,8 @@ from proxyvpn.errors import ProtocolError
 from proxyvpn.messages import MAX_BYTES, Message, decode, encode
 
 MAX_FDS: Final = 8
+PATIENCE: Final = 5.0
+"""Seconds for which anybody waits for a process that is stopped (SIGSTOP, a debugger)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,26 @@ class Channel:
             close_all(fds)
             raise
 
+    def receive_from(self, pid: int, limit: float, patience: float = PATIENCE) -> Received | None:
+        """Wait for one packet of process `pid`, `limit` seconds at most; `patience` is enough when it is stopped.
+
+        Raises ProtocolError, and TimeoutError with words for a person.
+        """
+        waited = min(limit, patience)
+        try:
+            self.settimeout(waited)
+            return self.receive()
+        except TimeoutError as error:
+            if is_stopped(pid):
+                raise TimeoutError(f"it is stopped by a signal or a debugger; waited {waited:.0f} s") from error
+            if limit <= waited:
+                raise TimeoutError(f"waited {limit:.0f} s") from error
+        try:
+            self.settimeout(limit - waited)
+            return self.receive()
+        except TimeoutError as error:
+            raise TimeoutError(f"waited {limit:.0f} s") from error
+
     def hang_up(self) -> None:
         """Let both ends see end of file; the descriptor stays, for whoever waits on it."""
         with contextlib.suppress(OSError):  # the other end may have gone already
@@ -92,6 +114,15 @@ def close_all(fds: tuple[int, ...]) -> None:
     """Close every descriptor of `fds`."""
     for fd in fds:
         os.close(fd)
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process is stopped: it then cannot answer, nor end by itself (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
 
 
 def _decode(packet: bytes, flags: int) -> Message:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final, Protocol, TypeVar
 
-from proxyvpn.channel import Channel, Received, close_all
+from proxyvpn.channel import Channel, Received, close_all, is_stopped
 from proxyvpn.errors import ProtocolError, ProxyvpnError, from_code
 from proxyvpn.messages import (
     VERSION,
@@ -43,7 +43,7 @@ from proxyvpn.plan import Tunnel
 LIMIT: Final = 5.0
 """Seconds that an answer may take …"""
 UNDO_LIMIT: Final = 10.0
-"""… and one that loads or undoes everything."""
+"""… and one that loads or undoes everything; not from a process that is stopped (channel.PATIENCE)."""
 REAP_LIMIT: Final = 3.0
 
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
@@ -103,7 +103,7 @@ class Child:
             self._closed = True
             self._channel.close()
         try:
-            return self._process.wait(REAP_LIMIT)
+            return self._process.wait(0 if is_stopped(self.pid) else REAP_LIMIT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
@@ -147,15 +147,14 @@ class Child:
         )
 
     def _receive(self, limit: float) -> Received:
-        self._channel.settimeout(limit)
         try:
-            received = self._channel.receive()
+            received = self._channel.receive_from(self.pid, limit)
         except TimeoutError as error:
             self._out_of_step = True
             self._channel.hang_up()
             raise ChildGone(
                 f"the {self.name} process (pid {self.pid}) does not answer",
-                f"waited {limit:.0f} s",
+                str(error),
                 "try again; if it happens again, please report it with the lines above",
             ) from error
         if received is None:

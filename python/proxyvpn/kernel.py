@@ -139,6 +139,7 @@ class RealKernel:
         if self._problem is not None:
             raise self._problem
         self._netlink.check_table()
+        self._firewall().check()
         names = (f"{LINK_PREFIX}{number}" for number in LINK_NUMBERS)
         free = [name for name in names if not netlink.is_taken(name)]
         if len(free) <= skip:

@@ -123,13 +123,13 @@ class Netlink:
                 self._route.route("del", **_route_found(found.message))
 
     def check_table(self) -> None:
-        """Raise KernelError when our routing table has somebody else's default route, which ours would come after."""
+        """Raise KernelError when our routing table has somebody else's route: what is captured would follow it."""
         for version, family in _families():
             for each in self._route.route("dump", family=family):
                 ours = each["proto"] == PROTOCOL or _get(each, "table") != TABLE
-                if each["family"] == family and not each["dst_len"] and not ours:
+                if each["family"] == family and not ours:
                     raise KernelError(
-                        f"the routing table {TABLE} is somebody else's: it has a default route without our tag",
+                        f"the routing table {TABLE} is somebody else's: it has a route without our tag",
                         "",
                         f"see `ip -{version} route show table {TABLE}`",
                     )

@@ -35,6 +35,7 @@ _OWN: Final = "fib saddr type != unicast"
 """From an address of this machine, or from none yet; what is forwarded has another machine's."""
 _AFTER_END: Final = 2
 """Seconds for which conntrack remembers a connection of ours that has ended; its own values are 10 and 120."""
+_CHAINS: Final = ("shield", "arrivals", "capture", "refuse", "guard")
 _TYPES: Final = {
     "proxy": "type {0}_addr . inet_service",
     "resolver": "type {0}_addr",
@@ -72,9 +73,23 @@ def add(name: str, values: tuple[str, ...]) -> str:
     return f"add element inet {NFT_TABLE} {name} {{ {', '.join(values)} }}"
 
 
-def delete() -> str:
-    """Give the transaction that removes both tables, whether or not they are there."""
-    return "".join(f"table {kind} {NFT_TABLE}\ndelete table {kind} {NFT_TABLE}\n" for kind in ("inet", "arp"))
+def delete(kinds: Iterable[str] = ("inet", "arp")) -> str:
+    """Give the transaction that removes our tables of these kinds, whether or not they are there."""
+    return "".join(f"table {kind} {NFT_TABLE}\ndelete table {kind} {NFT_TABLE}\n" for kind in kinds)
+
+
+def is_ours(kind: str, listed: str) -> bool:
+    """Say whether a table with our name is ours, by its chains, even when somebody has emptied them.
+
+    `listed` is what `nft list chains KIND` shows, or for arp, where one chain's name proves little, the whole table.
+    A table of ours is never without its chains, as it is loaded in one transaction.
+    """
+    _, _, table = listed.partition(f"table {kind} {NFT_TABLE} {{")
+    lines = [line.strip() for line in table.partition("\n}")[0].splitlines() if line.strip() not in ("", "}")]
+    names = {line.split()[1] for line in lines if line.startswith("chain ")}
+    if kind == "inet":
+        return set(_CHAINS) <= names
+    return names == {"shield"} and all(line.startswith(("chain ", "type ", f"arp daddr ip {TUN4} ")) for line in lines)
 
 
 def elements(tunnel: Tunnel, host: Host) -> dict[str, tuple[str, ...]]:

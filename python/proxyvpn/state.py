@@ -129,7 +129,8 @@ class StateDir:
                 os.close(fd)
             os.rename(temporary, RECORD, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError as error:
-            self._remove(temporary)
+            with contextlib.suppress(OSError):  # what kept it from being written is the better answer
+                self._remove(temporary)
             raise _unusable(self.path, error) from error
 
     def read(self) -> Record | None:
@@ -152,9 +153,12 @@ class StateDir:
             os.close(fd)
 
     def clear(self) -> None:
-        """Remove the record and the socket; the log stays for whoever reads it."""
-        for name in (RECORD, RECORD + ".new", CONTROL):
-            self._remove(name)
+        """Remove the record and the socket; the log stays for whoever reads it. Raises StateError."""
+        try:
+            for name in (RECORD, RECORD + ".new", CONTROL):
+                self._remove(name)
+        except OSError as error:
+            raise _unusable(self.path, error) from error
 
     def log(self) -> int:
         """Give a new, empty log file. Raises StateError."""
@@ -174,7 +178,8 @@ class StateDir:
     def close(self) -> None:
         """Let go of the directory and the lock, which whoever holds it removes."""
         if self._lock is not None:
-            self._remove(LOCK)
+            with contextlib.suppress(OSError):  # a lock that nobody holds is in nobody's way
+                self._remove(LOCK)
             os.close(self._lock)
             self._lock = None
         os.close(self.fd)
@@ -250,6 +255,7 @@ def _unusable(path: Path, error: OSError) -> StateError:
         errno.ELOOP: "it is a symbolic link, or holds one where a file should be",
         errno.ENOTDIR: "it is not a directory, or a symbolic link",
         errno.ENOSPC: "the disk is full",
+        errno.ENOENT: "it is not there any more",
     }
     why = reasons.get(error.errno or 0, error.strerror or str(error))
     return StateError(f"the state directory {path} cannot be used", why, "use another one by --state-dir")

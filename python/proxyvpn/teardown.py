@@ -15,7 +15,7 @@ from proxyvpn.children import Helper
 from proxyvpn.errors import AlreadyUp, Exit, ProtocolError, ProxyvpnError, StateError
 from proxyvpn.messages import Ask, Closed, Down, Report
 from proxyvpn.report import Condition
-from proxyvpn.state import StateDir
+from proxyvpn.state import Record, StateDir
 
 ANSWER_LIMIT: Final = 12.0
 DOWN_LIMIT: Final = 15.0
@@ -39,9 +39,7 @@ def condition(state: StateDir | None, here: Here, start_helper: Callable[[], Hel
         if not isinstance(found, Report):
             raise ProtocolError(f"the running proxyvpn (pid {peer.pid}) answered with something else than a report")
         return Condition("up", pid=peer.pid, report=found)
-    record = state.read() if state else None
-    if record is not None and record.boot_id != here.boot_id:
-        record = None  # a reboot has left nothing of it
+    record, notes = _record(state, here)
     if here.privileged:
         helper = start_helper()
         try:
@@ -50,11 +48,25 @@ def condition(state: StateDir | None, here: Here, start_helper: Callable[[], Hel
             raise _elsewhere(error) from error
         finally:
             helper.end()
-        return Condition("locked" if left.locked else "down", record=record, left=left.left, dropped=left.dropped)
+        name = "locked" if left.locked else "down"
+        return Condition(name, record=record, left=left.left, dropped=left.dropped, notes=notes)
     if record is None:
         return Condition("down")
     note = "seen from the state file alone; as root, `proxyvpn status` looks into the kernel"
     return Condition("locked" if record.killswitch else "down", record=record, left=record.steps, notes=(note,))
+
+
+def _record(state: StateDir | None, here: Here) -> tuple[Record | None, tuple[str, ...]]:
+    """Give the record of this boot, and what is to be said about it: whoever may look into the kernel needs none."""
+    try:
+        record = state.read() if state else None
+    except StateError as error:
+        if not here.privileged:
+            raise
+        return None, (f"{error.what} ({error.why}); {error.advice}",)
+    if record is not None and record.boot_id != here.boot_id:
+        return None, ()  # a reboot has left nothing of it
+    return record, ()
 
 
 def exit_code(found: Condition) -> Exit:
@@ -74,6 +86,8 @@ def end(state: StateDir | None, start_helper: Callable[[], Helper], say: Callabl
             raise AlreadyUp(
                 "proxyvpn is just starting or ending", f"it holds {state.path}", "try again in a moment"
             ) from error
+        except StateError as error:  # a full disk must not keep a machine locked; the helper's own lock is what counts
+            say(f"{error.what}: {error.why}; going on without")
     return _clean_up(state, start_helper, say)
 
 
@@ -95,8 +109,11 @@ def _clean_up(state: StateDir | None, start_helper: Callable[[], Helper], say: C
         raise _elsewhere(error) from error
     finally:
         helper.end()
-    if state is not None:
-        state.clear()
+    try:
+        if state is not None:
+            state.clear()
+    except StateError as error:
+        say(f"{error.what}: {error.why}")
     if not reclaimed.removed and not reclaimed.left:
         say("nothing to do: no tunnel is running and nothing was left behind")
     for step in reclaimed.removed:
@@ -105,8 +122,8 @@ def _clean_up(state: StateDir | None, start_helper: Callable[[], Helper], say: C
 
 
 def _elsewhere(error: AlreadyUp) -> AlreadyUp:
-    what = "a tunnel runs in this network namespace, with another state directory"
-    return AlreadyUp(what, error.why, "give the --state-dir that its `up` was given")
+    what = "a tunnel runs in this network namespace: just starting or ending, or with another state directory"
+    return AlreadyUp(what, error.why, "give the --state-dir that its `up` was given, or end that `up` itself (Ctrl-C)")
 
 
 def _say_left(left: tuple[str, ...], say: Callable[[str], None]) -> Exit:
@@ -124,18 +141,26 @@ def answer(channel: Channel, pid: int, question: Ask | Down, limit: float) -> Re
     channel.settimeout(limit)
     try:
         channel.send(question)
-        received = channel.receive()
+        received = channel.receive_from(pid, limit)
     except TimeoutError as error:
         raise ProxyvpnError(
             f"the running proxyvpn (pid {pid}) does not answer",
-            f"waited {limit:.0f} s",
+            str(error),
             f"end it by `kill {pid}`, or by `kill -9 {pid}` and then `proxyvpn teardown`",
+        ) from error
+    except ProtocolError as error:
+        raise ProxyvpnError(
+            f"the running proxyvpn (pid {pid}) speaks another version",
+            error.what,
+            f"end it by `kill {pid}`: it undoes everything by itself",
         ) from error
     except OSError as error:
         raise StateError(f"the running proxyvpn (pid {pid}) hung up", error.strerror or "", "try again") from error
     finally:
         channel.close()
     if received is None:
-        raise StateError(f"the running proxyvpn (pid {pid}) hung up", "it may just be ending", "try again")
+        raise StateError(
+            f"the running proxyvpn (pid {pid}) hung up", "it may just be ending", f"try again, or `kill {pid}`"
+        )
     close_all(received.fds)
     return received

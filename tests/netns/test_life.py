@@ -241,7 +241,7 @@ def test_teardown_needs_no_state_directory(fresh: Rig, proxy: proxies.RunningPro
 
 def test_teardown_leaves_foreign_objects_alone(fresh: Rig, proxy: proxies.RunningProxy) -> None:
     fresh.host.sh(
-        """ip rule add pref 5200 fwmark 0x70767076 lookup 77; ip route add 192.0.2.0/24 dev eth0 table 28790
+        """ip rule add pref 5200 fwmark 0x70767076 lookup 77; ip route add 192.0.2.0/24 dev eth0 table 28791
         ip tuntap add pvpn5 mode tun; nft add table inet proxyvpn2; nft add table ip proxyvpn"""
     )
     before = dump(fresh.host)

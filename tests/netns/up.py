@@ -17,6 +17,8 @@ from tests.netns import wait
 from tests.netns.namespaces import Namespace, end
 
 PROGRAM = str(Path(sys.executable).with_name("proxyvpn"))
+LONG = os.environ.get("PROXYVPN_LONG_TESTS") == "1"
+"""Whether to try every combination, which takes minutes, instead of each case once."""
 READY_AFTER: list[tuple[float, str]] = []
 """How long each `up` of this test run took to say so, and in which test; conftest.py prints it."""
 

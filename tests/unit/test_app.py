@@ -113,6 +113,7 @@ def test_orderly_end_leaves_no_file_and_no_process(state: StateDir, stage: Stage
 
 def test_record_is_written_before_open_and_holds_no_password(state: StateDir, stage: Stage) -> None:
     stage.kernel.fail[Open] = Ended()
+    stage.kernel.locked = True
     run(KILLSWITCH, state, stage)
     text = (state.path / "state.json").read_text()
     record = state.read()
@@ -228,6 +229,14 @@ def test_helper_that_dies_opening_is_cleaned_up_after_by_another(state: StateDir
     stage.kernel.fail[Engage] = Ended()
     assert isinstance(run(OPTIONS, state, stage), RolledBack)
     assert stage.kernel.asked == ["Status", "Open", "Engage", "Reclaim"]
+
+
+@pytest.mark.parametrize("step", [Open, Engage])
+def test_helper_that_dies_before_the_guard_was_loaded_is_no_lock(state: StateDir, stage: Stage, step: type) -> None:
+    stage.kernel.fail[step] = Ended()
+    assert isinstance(run(KILLSWITCH, state, stage), RolledBack)
+    assert stage.kernel.asked[-2:] == ["Status", "Reclaim"]
+    assert files(state) == set()
 
 
 def test_helper_that_dies_while_up_ends_up_and_tidies(state: StateDir, stage: Stage) -> None:

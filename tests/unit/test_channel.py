@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -127,3 +129,16 @@ def test_descriptor_is_taken_over() -> None:
     assert received is not None and received.message == Status()
     channel.close()
     two.close()
+
+
+def test_process_that_is_stopped_is_not_waited_for_any_longer() -> None:
+    ours, theirs = Channel.pair()
+    with theirs, subprocess.Popen(["sleep", "60"]) as sleeper:
+        with pytest.raises(TimeoutError, match="waited 0 s"):
+            ours.receive_from(sleeper.pid, 0.02, 0.01)
+        sleeper.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(TimeoutError, match="it is stopped"):
+            ours.receive_from(sleeper.pid, 60, 0.01)
+        sleeper.kill()
+    ours.close()

@@ -107,7 +107,18 @@ def test_status_without_privilege_shows_the_record(state: StateDir) -> None:
 def test_status_of_a_corrupt_record_says_how_to_mend_it(state: StateDir) -> None:
     (state.path / "state.json").write_text("{")
     with pytest.raises(StateError, match="teardown"):
-        teardown.condition(state, HERE, Kernel().helper)
+        teardown.condition(state, replace(HERE, privileged=False), Kernel().helper)
+    found = teardown.condition(state, HERE, Kernel(locked=True).helper)
+    assert (found.state, found.record) == ("locked", None)
+    assert "`proxyvpn teardown` mends it" in found.notes[0]
+
+
+def test_teardown_needs_no_disk_that_can_be_written(state: StateDir) -> None:
+    for name in ("lock", "state.json"):  # a directory in a file's place can neither be opened nor unlinked
+        (state.path / name).mkdir()
+    said: list[str] = []
+    assert teardown.end(state, Kernel(left=("rule",)).helper, said.append) is Exit.OK
+    assert said[0].endswith("going on without") and said[-1] == "removed: rule"
 
 
 def test_teardown_after_a_crash_prints_what_it_removed(state: StateDir) -> None:

@@ -173,6 +173,36 @@ def test_iptables_take_over_adds_no_second_jump_and_removal_takes_every_one() ->
     assert sum(line.startswith("-X ") for line in removal) == sum(line.startswith("-F ") for line in removal) == 6
 
 
+@pytest.mark.parametrize("killswitch", [True, False])
+@pytest.mark.parametrize("version", [4, 6])
+def test_iptables_chains_of_ours_are_ours_even_when_emptied(killswitch: bool, version: int) -> None:
+    loaded = chains.load(Tunnel(PROXIES, (), (), killswitch, 1), Host("pvpn0", True), version, "")
+    emptied = "\n".join(line for line in loaded.splitlines() if not line.startswith("-A "))
+    for saved in (loaded, emptied):
+        assert chains.strangers(saved) == ()
+        assert len(chains.present(saved)) == 6
+        assert chains.locked(saved) == (killswitch and saved == loaded)
+
+
+def test_iptables_chains_that_only_have_our_names_are_somebody_elses() -> None:
+    foreign = "*mangle\n:PROXYVPN_GUARD - [0:0]\n:PROXYVPN_MINE - [0:0]\n-A PROXYVPN_GUARD -j DROP\nCOMMIT\n"
+    assert chains.strangers(foreign) == ("mangle PROXYVPN_GUARD",)
+    assert (chains.present(foreign), chains.removal(foreign), chains.locked(foreign)) == ((), "", False)
+
+
+@pytest.mark.parametrize("killswitch", [True, False])
+def test_nft_tables_are_ours_with_our_chains_and_no_others(killswitch: bool) -> None:
+    loaded = ruleset.text(Tunnel(PROXIES, RESOLVERS, BYPASS, killswitch, 1), Host("pvpn0", True))
+    inet, _, arp = loaded.partition("table arp")
+    emptied = "\n".join(line for line in inet.splitlines() if line.strip().startswith(("table", "chain", "}")))
+    assert ruleset.is_ours("inet", inet) and ruleset.is_ours("inet", emptied)
+    assert not ruleset.is_ours("inet", inet.replace("chain capture", "chain other"))
+    assert not ruleset.is_ours("inet", "table inet proxyvpn {\n}\n")
+    assert ruleset.is_ours("arp", f"table arp{arp}")
+    assert not ruleset.is_ours("arp", f"table arp{arp}".replace("daddr", "saddr"))
+    assert not ruleset.is_ours("arp", "table arp proxyvpn {\n}\n")
+
+
 def test_iptables_removal_leaves_alone_what_is_not_ours() -> None:
     foreign = (
         "*mangle\n:OUTPUT ACCEPT [0:0]\n:OTHER - [0:0]\n-A OUTPUT -j OTHER\n-A OTHER -d 192.0.2.1 -j DROP\nCOMMIT\n"

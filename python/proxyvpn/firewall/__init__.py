@@ -32,6 +32,9 @@ class Backend(Protocol):
         """Whether uid 0 must be kept for its programs."""
         ...
 
+    def check(self) -> None:
+        """Raise KernelError when something with our names is there that is somebody else's."""
+
     def add(self, tunnel: Tunnel, host: Host) -> None:
         """Load everything at once, taking over what is there of ours without a gap."""
 

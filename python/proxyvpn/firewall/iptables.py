@@ -44,8 +44,20 @@ class Iptables:
         for each in programs:
             _saved(each)
 
+    def check(self) -> None:
+        """Raise KernelError when somebody else has chains with our names."""
+        for each in self._programs:
+            for chain in chains.strangers(_saved(each)):
+                program = "iptables" if each.version == 4 else "ip6tables"
+                raise KernelError(
+                    f"the {program} chain {chain} is somebody else's: nothing in it is ours",
+                    "",
+                    f"see `{program} -t {chain.replace(' ', ' -S ')}`",
+                )
+
     def add(self, tunnel: Tunnel, host: Host) -> None:
         """Fill our chains, one commit a table; those that are there are refilled."""
+        self.check()
         for each in self._programs:
             _restore(each, chains.load(tunnel, host, each.version, _saved(each)))
 

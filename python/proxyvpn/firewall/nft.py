@@ -1,5 +1,6 @@
 """nftables, by text: libnftables in this process, else the `nft` program (only as root: it must be able to).
 
+A table with our name that is not ours (ruleset.is_ours) is neither filled nor removed: with one, nothing is loaded.
 The text is ruleset.py's and nobody else's, never a caller's: libnftables would follow an `include` in it. The Python
 module `nftables` is used where the system has it, else the same few calls of libnftables.so.1 (libnftables(3)).
 """
@@ -23,6 +24,8 @@ from proxyvpn.plan import Connection, Host, Tunnel
 PROGRAM_PATH: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 _LIBRARY: Final = "libnftables.so.1"
 _LIMIT: Final = 20.0
+_SHOWN: Final = {"inet": "list chains inet", "arp": f"list table arp {NFT_TABLE}"}
+"""What tells whose a table is; the whole of the first could hold thousands of elements."""
 _CHUNK: Final = 500
 """Elements that are added with one command."""
 
@@ -47,18 +50,29 @@ class Nft:
         A kernel that knows no time-outs for conntrack is asked again without them: only whether they can be loaded
         tells whether it does.
         """
+        self.check()
         try:
             self._load(tunnel, host)
         except KernelError:
             self._load(tunnel, replace(host, timeouts=False))
 
     def _load(self, tunnel: Tunnel, host: Host) -> None:
-        self._do(ruleset.take_over(tunnel, host) if self.present() else ruleset.text(tunnel, host))
+        self._do(ruleset.take_over(tunnel, host) if self._kinds(ours=True) else ruleset.text(tunnel, host))
+
+    def check(self) -> None:
+        """Raise KernelError when somebody else has a table with our name."""
+        for kind in self._kinds(ours=False):
+            name = f"{kind} {NFT_TABLE}"
+            raise KernelError(
+                f"the nftables table {name} is somebody else's: it does not have our chains",
+                "",
+                f"see `nft list table {name}`",
+            )
 
     def remove(self) -> None:
-        """Delete both tables in one transaction."""
-        if self.present():
-            self._do(ruleset.delete())
+        """Delete our tables in one transaction."""
+        if kinds := self._kinds(ours=True):
+            self._do(ruleset.delete(kinds))
 
     def admit(self, connections: Iterable[Connection]) -> None:
         """Add to the sets of connections that came in before."""
@@ -74,14 +88,20 @@ class Nft:
 
     def present(self) -> tuple[str, ...]:
         """Give the tables of ours, as `nft add` would name them."""
-        listed = self._do("list tables").splitlines()
-        names = [f"table {kind} {NFT_TABLE}" for kind in ("inet", "arp")]
-        return tuple(f"nft add {name}" for name in names if name in listed)
+        return tuple(f"nft add table {kind} {NFT_TABLE}" for kind in self._kinds(ours=True))
 
     def locked(self) -> bool:
-        """Say whether the guard drops what it does not know."""
+        """Say whether our guard drops what it does not know."""
+        if "inet" not in self._kinds(ours=True):
+            return False
         status, output, _ = self._run(f"list chain inet {NFT_TABLE} guard")
         return status == 0 and "policy drop" in output
+
+    def _kinds(self, ours: bool) -> tuple[str, ...]:
+        """Give the families in which there is a table with our name that is ours, or is not."""
+        listed = self._do("list tables").splitlines()
+        there = [kind for kind in _SHOWN if f"table {kind} {NFT_TABLE}" in listed]
+        return tuple(kind for kind in there if ruleset.is_ours(kind, self._do(_SHOWN[kind])) == ours)
 
     def dropped(self) -> int:
         """Give the packets of the counter `dropped`; 0 without a table."""
