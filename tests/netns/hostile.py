@@ -158,6 +158,8 @@ NOT_MESSAGES: Final[dict[str, bytes]] = {
     "wide lists, 1,000 deep": _WIDE * 1000,
     "wide lists, 5,000 deep": _WIDE * 5000,
     "wide maps, 1,000 deep": b"\xde\x3f\xf0\xa1a" * 1000,
+    "wide lists, 500 deep, in a whole packet": (_WIDE * 500).ljust(16 * 1024, b"\xc0"),
+    "wide maps, 500 deep, in a whole packet": (b"\xde\x3f\xf0\xa1a" * 500).ljust(16 * 1024, b"\xc0"),
     "wide lists in a field": b"\x82\xa2is\xa6Opened\xa6ifname" + _WIDE * 1000,
     "16,000 nils": b"\xdc\x3e\x80" + b"\xc0" * 16000,
     "16,000 empty maps": b"\xdc\x3e\x80" + b"\x80" * 16000,
