@@ -1,4 +1,4 @@
-"""Real helpers, one after another, for tests that attack them: what each said, how it ended, how much memory it took."""
+"""Real helpers, one after another, for tests that attack them: what each said, how it ended, its largest memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ PATIENCE = 10.0
 
 
 class Victim:
-    """A helper and its asker's end of the socket."""
+    """A helper and its asker's end of the socket. `theirs`: a copy of the helper's end, if there is one."""
 
-    def __init__(self, forker: Forker, pid: int, sock: socket.socket | None, log: Path) -> None:
+    def __init__(self, forker: Forker, pid: int, ends: list[int], log: Path) -> None:
         self.pid, self.log = pid, log
-        self._forker, self._sock = forker, sock
+        self._forker = forker
+        self._sock: socket.socket | None = None
+        self.theirs: socket.socket | None = None
+        if ends:
+            self._sock, self.theirs = (socket.socket(fileno=fd) for fd in ends)
+        if self._sock is not None:
+            self._sock.settimeout(PATIENCE)
         self._end: tuple[int, int] | None = None
 
     @property
@@ -103,18 +109,21 @@ class Forker:
             )
         self._ours.settimeout(PATIENCE)
 
-    def helper(self, standard_input: int | None = None, stderr: int | None = None) -> Victim:
-        """Start a helper; `standard_input` is its fd 0 where that is not to be a socket of the namespace."""
+    def helper(self, standard_input: int | None = None, stderr: int | None = None, keep: bool = False) -> Victim:
+        """Start a helper; `standard_input` is its fd 0 where that is not to be a socket of the namespace.
+
+        With `keep`, a copy of the helper's end stays with us, as it does with an asker who wants that.
+        """
         self._number += 1
         log = self._home / f"victim-{self._number}.log"
         with log.open("wb") as file:
             more = [] if standard_input is None else [standard_input]
             socket.send_fds(self._ours, [b"start"], [stderr if stderr is not None else file.fileno(), *more])
-        pid, fds, _, _ = socket.recv_fds(self._ours, 64, 1)
-        sock = socket.socket(fileno=fds[0]) if fds else None
-        if sock is not None:
-            sock.settimeout(PATIENCE)
-        return Victim(self, int(pid), sock, log)
+        pid, fds, _, _ = socket.recv_fds(self._ours, 64, 2)
+        victim = Victim(self, int(pid), fds, log)
+        if victim.theirs is not None and not keep:
+            victim.theirs.close()
+        return victim
 
     def wait(self, pid: int) -> tuple[int, int]:
         self._ours.send(f"wait {pid}".encode())

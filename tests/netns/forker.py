@@ -3,8 +3,8 @@
     python forker.py FD
 
 FD is a SEQPACKET socket to the test. A packet `start` comes with a descriptor for the helper's stderr, and may bring
-another to be its fd 0; the answer is the helper's pid, and the other end of its socket where it was made here.
-A packet `wait PID` is answered with the exit code (negative: a signal) and the helper's largest memory in KiB (wait4(2)).
+another to be its fd 0; the answer is the helper's pid, and both ends of its socket where that was made here.
+A packet `wait PID` is answered with the exit code (negative: a signal) and the helper's largest memory in KiB.
 
 What differs from a helper that was executed: the interpreter and its modules are there already.
 """
@@ -15,11 +15,11 @@ import os
 import socket
 import sys
 
-from proxyvpn import helper, kernel
+import proxyvpn.kernel  # noqa: F401  (here, once for all helpers)
+from proxyvpn import helper
 
 
 def main() -> None:
-    assert kernel.RealKernel, "imported here, once for all helpers"
     test = socket.socket(fileno=int(sys.argv[1]))
     while True:
         words, fds, _, _ = socket.recv_fds(test, 64, 2)
@@ -43,7 +43,7 @@ def _start(test: socket.socket, stderr: int, standard_input: int | None = None) 
             os.dup2(given, 0)
             os.closerange(3, 64)
             os._exit(_run())
-        socket.send_fds(test, [str(pid).encode()], [ours.fileno()] if standard_input is None else [])
+        socket.send_fds(test, [str(pid).encode()], [] if standard_input is not None else [ours.fileno(), given])
     for fd in (stderr, standard_input):
         if fd is not None:
             os.close(fd)
@@ -52,7 +52,7 @@ def _start(test: socket.socket, stderr: int, standard_input: int | None = None) 
 def _run() -> int:
     try:
         return helper.main()
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())  # what an executed helper would show
         return 1
 

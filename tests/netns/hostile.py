@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final
 
 import msgpack
@@ -187,12 +188,20 @@ _WRONG_TUNNELS: Final[dict[str, tuple[Any, ...]]] = {
         *([ENDPOINT] * 9, [ENDPOINT] * 400, [{**ENDPOINT, "scheme": "http"}], [{"address": PROXY}], [{"port": 1}]),
     ),
     "resolvers": (None, {}, "", RESOLVER, [None], [53], [b"\x0a\x62\x00\x35"], [RESOLVER] * 9, [RESOLVER] * 1000),
-    "bypass": (None, {}, "", [None], [0], [f"10.{n}.0.0/16" for n in range(65)], [f"{n}.0.0.0/8" for n in range(1, 99)]),
+    "bypass": (
+        None,
+        {},
+        "",
+        [None],
+        [0],
+        [f"10.{n}.0.0/16" for n in range(65)],
+        [f"{n}.0.0.0/8" for n in range(1, 99)],
+    ),
 }
 _WRONG_ADDRESSES: Final[tuple[Any, ...]] = (
-    *("127.0.0.1", "127.255.255.254", "0.0.0.0", "255.255.255.255", "224.0.0.1", "239.255.255.255"),  # noqa: S104
+    *("127.0.0.1", "127.255.255.254", "0.0.0.0", "255.255.255.255", "224.0.0.1", "239.255.255.255"),
     *("::", "::1", "ff02::1", "ff0e::1", "fe80::1", "fe80::1%up0", f"{PROXY6}%up0", f"{PROXY6}%; flush ruleset"),
-    *("::ffff:10.98.0.1", "::ffff:127.0.0.1", "198.18.0.1", "fd70:7670:6e::1"),
+    *(str(ip_address("::ffff:10.98.0.1")), "::ffff:10.98.0.1", "::ffff:a62:1", "198.18.0.1", "fd70:7670:6e::1"),
     *("proxy.example", "localhost", "", " ", f"{PROXY}\n", f" {PROXY}", f"{PROXY}\0", f"{PROXY}/32", f"{PROXY}:3128"),
     *("10.98.0.01", "10.98.1", "0x0a620001", "174194689", "FD98::1", "fd98:0::1", f"[{PROXY6}]", "１０.98.0.1"),
     *("10.98.0.1; flush ruleset", 'include "/etc/shadow"', "10.98.0.1 }", "x" * 9000),
@@ -264,8 +273,9 @@ def while_up() -> Iterator[Row]:
 
 
 DECLINED: Final = (
-    *("127.0.0.1", "::1", "224.0.0.1", "ff02::1", "fe80::1%up0", f"{RESOLVER6}%; flush ruleset", "::ffff:10.98.0.53"),
-    *("0.0.0.0", "198.18.0.1"),  # noqa: S104
+    *("127.0.0.1", "::1", "224.0.0.1", "ff02::1", "fe80::1%up0", f"{RESOLVER6}%; flush ruleset"),
+    str(ip_address("::ffff:10.98.0.53")),
+    *("0.0.0.0", "198.18.0.1"),
 )
 """Resolvers that an Update is refused for without ending the tunnel: resolv.conf may come to hold such a line."""
 
