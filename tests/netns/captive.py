@@ -78,10 +78,8 @@ def call(name: str, *args: Any) -> int:
     """Call a function of the C library, or a system call that it has no function for. Raises OSError."""
     ctypes.set_errno(0)
     wide = [ctypes.c_long(each) if isinstance(each, int) else each for each in args]
-    if name in _NUMBERS:
-        result = _libc.syscall(ctypes.c_long(_NUMBERS[name]), *wide)
-    else:
-        result = getattr(_libc, name)(*wide)
+    number = _NUMBERS.get(name)
+    result = getattr(_libc, name)(*wide) if number is None else _libc.syscall(ctypes.c_long(number), *wide)
     if result == -1:
         raise OSError(ctypes.get_errno(), name)
     return int(result)
@@ -130,6 +128,11 @@ def unix(address: str) -> None:
 
 def new(family: int, kind: int, proto: int = 0) -> None:
     socket.socket(family, kind, proto).close()
+
+
+def a_pair() -> None:
+    for sock in socket.socketpair():
+        sock.close()
 
 
 def bound() -> None:
@@ -198,16 +201,16 @@ def handle(place: Place) -> None:
 
 TRIED: Final[dict[str, Callable[[Place], Any]]] = {
     # files
-    "read a file": lambda p: os.close(os.open("/etc/passwd", os.O_RDONLY)),
-    "read /proc/self": lambda p: os.close(os.open("/proc/self/status", os.O_RDONLY)),
+    "read a file": lambda _: os.close(os.open("/etc/passwd", os.O_RDONLY)),
+    "read /proc/self": lambda _: os.close(os.open("/proc/self/status", os.O_RDONLY)),
     "read the parent's environment": lambda p: os.close(os.open(f"/proc/{p.parent}/environ", os.O_RDONLY)),
     "read the parent's memory file": lambda p: os.close(os.open(f"/proc/{p.parent}/mem", os.O_RDONLY)),
-    "open /dev/net/tun": lambda p: os.close(os.open("/dev/net/tun", os.O_RDWR)),
+    "open /dev/net/tun": lambda _: os.close(os.open("/dev/net/tun", os.O_RDWR)),
     "open beside an open directory": lambda p: os.close(os.open("etc/passwd", os.O_RDONLY, dir_fd=p.root)),
-    "openat2": lambda p: os.close(call("openat2", -100, b"/etc/passwd", struct.pack("3Q", 0, 0, 0), 24)),
+    "openat2": lambda _: os.close(call("openat2", -100, b"/etc/passwd", struct.pack("3Q", 0, 0, 0), 24)),
     "list an open directory": lambda p: os.listdir(p.root),
     "write a file": lambda p: written(f"{p.folder}/new"),
-    "look at a file": lambda p: os.stat("/etc/passwd"),
+    "look at a file": lambda _: os.stat("/etc/passwd"),
     "make a directory": lambda p: os.mkdir(f"{p.folder}/directory"),
     "make a link": lambda p: os.symlink("/", f"{p.folder}/link"),
     "make a device": lambda p: os.mkfifo(f"{p.folder}/fifo"),
@@ -216,43 +219,42 @@ TRIED: Final[dict[str, Callable[[Place], Any]]] = {
     "change a mode": lambda p: os.chmod(f"{p.folder}", 0o755),
     "change a mode by descriptor": lambda p: os.fchmod(p.file, 0o600),
     "truncate a descriptor": lambda p: os.ftruncate(p.file, 0),
-    "change the directory": lambda p: os.chdir("/tmp"),
-    "change the root": lambda p: os.chroot("/"),
-    "watch files": lambda p: call("inotify_init1", 0),
+    "change the directory": lambda _: os.chdir("/tmp"),
+    "change the root": lambda _: os.chroot("/"),
+    "watch files": lambda _: call("inotify_init1", 0),
     "a file's handle": handle,
-    "a file in memory": lambda p: os.close(os.memfd_create("captive")),
+    "a file in memory": lambda _: os.close(os.memfd_create("captive")),
     # connections
-    "connect to another port": lambda p: connect(("127.0.0.1", OTHER)),
-    "connect to another port, IPv6": lambda p: connect(("::1", OTHER), socket.AF_INET6),
-    "connect by MPTCP": lambda p: connect(("127.0.0.1", OTHER), proto=_MPTCP),
-    "connect by TCP Fast Open": lambda p: fast_open(),
-    "connect by TCP Fast Open and a message": lambda p: fast_open_by_message(),
-    "an SCTP socket": lambda p: new(socket.AF_INET, socket.SOCK_STREAM, _SCTP),
-    "bind": lambda p: bound(),
-    "listen": lambda p: listening(),
-    "a datagram": lambda p: datagram(),
+    "connect to another port": lambda _: connect(("127.0.0.1", OTHER)),
+    "connect to another port, IPv6": lambda _: connect(("::1", OTHER), socket.AF_INET6),
+    "connect by MPTCP": lambda _: connect(("127.0.0.1", OTHER), proto=_MPTCP),
+    "connect by TCP Fast Open": lambda _: fast_open(),
+    "connect by TCP Fast Open and a message": lambda _: fast_open_by_message(),
+    "an SCTP socket": lambda _: new(socket.AF_INET, socket.SOCK_STREAM, _SCTP),
+    "bind": lambda _: bound(),
+    "listen": lambda _: listening(),
+    "a datagram": lambda _: datagram(),
     "a UNIX socket": lambda p: unix(f"{p.folder}/unix"),
     "an abstract UNIX socket": lambda p: unix(f"\0{p.folder}"),
-    "a pair of sockets": lambda p: [each.close() for each in socket.socketpair()],
-    "a netlink socket": lambda p: new(socket.AF_NETLINK, socket.SOCK_RAW, 0),
-    "a packet socket": lambda p: new(socket.AF_PACKET, socket.SOCK_RAW, 0x300),
-    "a raw socket": lambda p: new(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
-    "a ping socket": lambda p: new(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
-    "SO_MARK": lambda p: option(socket.SOL_SOCKET, socket.SO_MARK, 0),
-    "SO_BINDTODEVICE": lambda p: option(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"),
-    "SO_DONTROUTE": lambda p: option(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1),
-    "IP_UNICAST_IF": lambda p: option(socket.IPPROTO_IP, 50, struct.pack(">I", 1)),
-    "IP_TRANSPARENT": lambda p: option(socket.IPPROTO_IP, 19, 1),
-    "IP_OPTIONS (a source route)": lambda p: option(socket.IPPROTO_IP, 4, b"\x01\x01\x01\x00"),
-    "IP_ADD_MEMBERSHIP": lambda p: option(socket.IPPROTO_IP, 35, socket.inet_aton("224.0.0.9") + b"\x7f\0\0\1"),
-    "TCP_REPAIR": lambda p: option(socket.IPPROTO_TCP, 19, 1),
-    "a socket's filter": lambda p: option(socket.SOL_SOCKET, 26, filter_program()),
+    "a pair of sockets": lambda _: a_pair(),
+    "a netlink socket": lambda _: new(socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    "a packet socket": lambda _: new(socket.AF_PACKET, socket.SOCK_RAW, 0x300),
+    "a raw socket": lambda _: new(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    "SO_MARK": lambda _: option(socket.SOL_SOCKET, socket.SO_MARK, 0),
+    "SO_BINDTODEVICE": lambda _: option(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"),
+    "SO_DONTROUTE": lambda _: option(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1),
+    "IP_UNICAST_IF": lambda _: option(socket.IPPROTO_IP, 50, struct.pack(">I", 1)),
+    "IP_TRANSPARENT": lambda _: option(socket.IPPROTO_IP, 19, 1),
+    "IP_OPTIONS (a source route)": lambda _: option(socket.IPPROTO_IP, 4, b"\x01\x01\x01\x00"),
+    "TCP_FASTOPEN_CONNECT": lambda _: option(socket.IPPROTO_TCP, 30, 1),
+    "TCP_REPAIR": lambda _: option(socket.IPPROTO_TCP, 19, 1),
+    "a socket's filter": lambda _: option(socket.SOL_SOCKET, 26, filter_program()),
     # processes
-    "fork": lambda p: child(os.fork),
-    "clone3": lambda p: child(clone3),
+    "fork": lambda _: child(os.fork),
+    "clone3": lambda _: child(clone3),
     "execute a descriptor": lambda p: call("execveat", p.program, b"", _ARGUMENTS, _ARGUMENTS, 0x1000),
     "signal the parent": lambda p: os.kill(p.parent, 0),
-    "signal init": lambda p: os.kill(1, 0),
+    "signal init": lambda _: os.kill(1, 0),
     "signal a thread of the parent": lambda p: call("tgkill", p.parent, p.parent, 0),
     "a pidfd of the parent": lambda p: os.close(call("pidfd_open", p.parent, 0)),
     "trace the parent": traced,
@@ -260,58 +262,61 @@ TRIED: Final[dict[str, Callable[[Place], Any]]] = {
     "the parent's limits": lambda p: call("prlimit", p.parent, 7, None, ctypes.create_string_buffer(16)),
     "the parent's priority": lambda p: os.setpriority(os.PRIO_PROCESS, p.parent, 0),
     # privilege and the kernel
-    "be dumpable again": lambda p: call("prctl", 4, 1, 0, 0, 0),
-    "let others trace us": lambda p: call("prctl", 0x59616D61, -1, 0, 0, 0),
-    "change the user": lambda p: os.setresuid(0, 0, 0),
-    "change groups": lambda p: os.setgroups([]),
-    "change the personality": lambda p: call("personality", 0x0400000),
-    "core files again": lambda p: call("setrlimit", 4, struct.pack("2Q", 1, 1)),
-    "unshare": lambda p: call("unshare", _CLONE_NEWNET),
-    "a new user namespace": lambda p: call("unshare", _CLONE_NEWUSER),
+    "be dumpable again": lambda _: call("prctl", 4, 1, 0, 0, 0),
+    "change the user": lambda _: os.setresuid(0, 0, 0),
+    "change groups": lambda _: os.setgroups([]),
+    "change the personality": lambda _: call("personality", 0x0400000),
+    "core files again": lambda _: call("setrlimit", 4, struct.pack("2Q", 1, 1)),
+    "unshare": lambda _: call("unshare", _CLONE_NEWNET),
+    "a new user namespace": lambda _: call("unshare", _CLONE_NEWUSER),
     "enter a namespace": lambda p: call("setns", p.namespace, 0),
-    "mount": lambda p: call("mount", b"none", b"/mnt", b"tmpfs", 0, None),
-    "unmount": lambda p: call("umount2", b"/mnt", 2),
-    "io_uring": lambda p: os.close(call("io_uring_setup", 4, bytes(120))),
-    "bpf": lambda p: os.close(call("bpf", 0, struct.pack("4I", 2, 4, 4, 1) + bytes(56), 72)),
-    "perf events": lambda p: os.close(call("perf_event_open", bytes(128), 0, -1, -1, 0)),
-    "keyctl": lambda p: call("keyctl", 0, -3, 0),
-    "add a key": lambda p: call("add_key", b"user", b"captive", b"x", 1, -2),
-    "user faults": lambda p: os.close(call("userfaultfd", 1)),
-    "executable memory": lambda p: executable_memory(),
-    "memory made executable": lambda p: memory_made_executable(),
-    "set the host's name": lambda p: socket.sethostname("captive"),
-    "shared memory": lambda p: call("shmget", 0, 4096, 0o600),
+    "mount": lambda _: call("mount", b"none", b"/mnt", b"tmpfs", 0, None),
+    "unmount": lambda _: call("umount2", b"/mnt", 2),
+    "io_uring": lambda _: os.close(call("io_uring_setup", 4, bytes(120))),
+    "bpf": lambda _: os.close(call("bpf", 0, struct.pack("4I", 2, 4, 4, 1) + bytes(56), 72)),
+    "perf events": lambda _: os.close(
+        call("perf_event_open", struct.pack("2IQ", 1, 128, 0) + bytes(112), 0, -1, -1, 0)
+    ),
+    "keyctl": lambda _: call("keyctl", 0, -3, 0),
+    "add a key": lambda _: call("add_key", b"user", b"captive", b"x", 1, -2),
+    "user faults": lambda _: os.close(call("userfaultfd", 1)),
+    "executable memory": lambda _: executable_memory(),
+    "memory made executable": lambda _: memory_made_executable(),
+    "set the host's name": lambda _: socket.sethostname("captive"),
+    "shared memory": lambda _: call("shmget", 0, 4096, 0o600),
     # what it holds
     "TUNSETPERSIST": lambda p: ioctl(p.tun, _TUNSETPERSIST, 1),
     "TUNSETIFF": lambda p: ioctl(p.loose_tun, _TUNSETIFF, _queue("captive1")),
     "TUNSETOWNER": lambda p: ioctl(p.tun, _TUNSETOWNER, 0),
     "TUNSETOFFLOAD": lambda p: ioctl(p.tun, _TUNSETOFFLOAD, 0),
-    "an interface's flags": lambda p: interface_flags(),
+    "an interface's flags": lambda _: interface_flags(),
 }
 """By name; each raises OSError where it is denied."""
 
 TRIED_IN_SANDBOX: Final[dict[str, Callable[[Place], Any]]] = {
-    "execute a program": lambda p: os.execv("/bin/true", ["true"]),
-    "reboot": lambda p: call("reboot", 0x7FFFFFFF),
-    "load a kernel": lambda p: call("kexec_load", 0, 0, None, 0xFFFF),
-    "load a module": lambda p: call("init_module", None, 0, b""),
-    "set the time": lambda p: call("settimeofday", None, struct.pack("2i", 0, 0)),
-    "type into a terminal": lambda p: ioctl(2, _TIOCSTI, b"x"),
-    "an unknown system call": lambda p: call("unknown"),
+    "execute a program": lambda _: os.execv("/bin/true", ["true"]),
+    "let others trace us": lambda _: call("prctl", 0x59616D61, -1, 0, 0, 0),
+    "a ping socket": lambda _: new(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    "reboot": lambda _: call("reboot", 0x7FFFFFFF),
+    "load a kernel": lambda _: call("kexec_load", 0, 0, None, 0xFFFF),
+    "load a module": lambda _: call("init_module", None, 0, b""),
+    "set the time": lambda _: call("settimeofday", None, struct.pack("2i", 0, 0)),
+    "type into a terminal": lambda _: ioctl(2, _TIOCSTI, b"x"),
+    "an unknown system call": lambda _: call("unknown"),
 }
 """What does harm, or has no meaning, where it is not denied."""
 
 NEEDED: Final[dict[str, Callable[[Place], Any]]] = {
-    "connect to the proxy": lambda p: connect(("127.0.0.1", PORT)),
-    "connect to the proxy, IPv6": lambda p: connect(("::1", PORT), socket.AF_INET6),
-    "connect to the proxy's port elsewhere": lambda p: connect(("127.0.0.2", PORT)),
+    "connect to the proxy": lambda _: connect(("127.0.0.1", PORT)),
+    "connect to the proxy, IPv6": lambda _: connect(("::1", PORT), socket.AF_INET6),
+    "connect to the proxy's port elsewhere": lambda _: connect(("127.0.0.2", PORT)),
     "read a packet": lambda p: read_packet(p.tun),
-    "TCP_NODELAY": lambda p: option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    "SO_LINGER": lambda p: option(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("2i", 1, 0)),
-    "a thread": lambda p: run_thread(),
-    "memory": lambda p: mmap.mmap(-1, 1 << 20).close(),
-    "epoll": lambda p: select.epoll().close(),
-    "random bytes": lambda p: os.urandom(8),
+    "TCP_NODELAY": lambda _: option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    "SO_LINGER": lambda _: option(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("2i", 1, 0)),
+    "a thread": lambda _: run_thread(),
+    "memory": lambda _: mmap.mmap(-1, 1 << 20).close(),
+    "epoll": lambda _: select.epoll().close(),
+    "random bytes": lambda _: os.urandom(8),
 }
 """What the worker does, and, with the last address, what it could do: Landlock knows ports, not addresses."""
 
@@ -352,7 +357,7 @@ def alone(act: Callable[[Place], Any], place: Place) -> str:
     os.close(writing)
     os.waitpid(pid, 0)
     with open(reading, "rb") as file:
-        return file.read().decode() or "it ended"
+        return file.read().decode() or "done"  # it became another program
 
 
 def prepare(folder: str) -> Place:
