@@ -57,8 +57,8 @@ fn restrict_files_and_ports(ports: &[u16]) -> Result<Option<&'static str>, Error
     let status = ruleset.add_rules(rules).and_then(landlock::RulesetCreated::restrict_self).map_err(failed)?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => None,
-        RulesetStatus::PartiallyEnforced => Some("its Landlock cannot restrict all that it should"),
-        RulesetStatus::NotEnforced => Some("it has no Landlock: files and ports are not restricted"),
+        RulesetStatus::PartiallyEnforced => Some("this kernel's Landlock is too old to restrict all that it should"),
+        RulesetStatus::NotEnforced => Some("this kernel has no Landlock, so connections to other ports are possible"),
     })
 }
 
@@ -68,7 +68,7 @@ fn restrict_system_calls() -> Result<Option<&'static str>, Error> {
     let without_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let installed = install(without_clone3, SeccompAction::Allow, errno(libc::ENOSYS))?
         && install(allowed()?, errno(libc::EPERM), SeccompAction::Allow)?;
-    Ok((!installed).then_some("it has no seccomp filters: system calls are not restricted"))
+    Ok((!installed).then_some("this kernel has no seccomp filters, so system calls are not restricted"))
 }
 
 fn check(step: &'static str, result: libc::c_int) -> Result<(), Error> {
