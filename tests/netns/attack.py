@@ -109,7 +109,9 @@ class Forker:
             )
         self._ours.settimeout(PATIENCE)
 
-    def helper(self, standard_input: int | None = None, stderr: int | None = None, keep: bool = False) -> Victim:
+    def helper(
+        self, standard_input: int | None = None, stderr: int | None = None, keep: bool = False, uid: int = 0
+    ) -> Victim:
         """Start a helper; `standard_input` is its fd 0 where that is not to be a socket of the namespace.
 
         With `keep`, a copy of the helper's end stays with us, as it does with an asker who wants that.
@@ -118,7 +120,9 @@ class Forker:
         log = self._home / f"victim-{self._number}.log"
         with log.open("wb") as file:
             more = [] if standard_input is None else [standard_input]
-            socket.send_fds(self._ours, [b"start"], [stderr if stderr is not None else file.fileno(), *more])
+            socket.send_fds(
+                self._ours, [f"start {uid}".encode()], [stderr if stderr is not None else file.fileno(), *more]
+            )
         pid, fds, _, _ = socket.recv_fds(self._ours, 64, 2)
         victim = Victim(self, int(pid), fds, log)
         if victim.theirs is not None and not keep:
