@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fuzz each target for so many seconds: scripts/fuzz.sh [seconds, 60]. Needs cargo and a C++ compiler (libFuzzer).
-# What `cargo fuzz run --sanitizer none` would do, without cargo-fuzz or a nightly compiler.
+# What `cargo fuzz run --sanitizer none` would do, without cargo-fuzz or a nightly compiler; then the Python target,
+# where the package atheris has been built for this Python.
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 
@@ -20,3 +21,10 @@ for source in fuzz_targets/*.rs; do
     mkdir -p "corpus/$target"
     "target/$host/debug/$target" -max_total_time="$seconds" -max_len=70000 "corpus/$target" "seeds/$target"
 done
+
+python=../.venv/bin/python
+[ -d target/atheris ] || "$python" -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+    --target target/atheris atheris==3.0.0 || { echo "fuzz.sh: no atheris for this Python; messages.py left out" >&2; exit 0; }
+mkdir -p corpus/messages seeds/messages
+PYTHONPATH=target/atheris "$python" messages.py -max_total_time="$seconds" -max_len=16400 -rss_limit_mb=512 \
+    corpus/messages seeds/messages
