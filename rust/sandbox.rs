@@ -1,8 +1,8 @@
 //! What the worker gives up, for good, before it sees the first packet: numbered steps, each on its own.
 //!
 //! After them a process that was taken over can read and write the descriptors that it has, open TCP connections to
-//! the ports of the proxies, and nothing else: no file, no program, no signal, no other socket, no ioctl (a TUN
-//! descriptor could be made persistent with one). What this kernel cannot enforce is reported, not passed over.
+//! the ports of the proxies (of any address: Landlock knows ports), and nothing else: no file, no program, no signal, no
+//! other socket, no ioctl (a TUN descriptor could be made persistent with one), no mark or interface of its choice. What this kernel cannot enforce is reported, not passed over.
 //!
 //! prctl(2), setrlimit(2), landlock(7), seccomp(2). Capabilities and the uid have been given up before, in Python.
 

@@ -105,3 +105,23 @@ def test_helper_and_worker_are_of_different_users_that_nobody_else_is(running: U
     assert len(uids) == 4
     for process in (running.helper, running.worker):
         assert os.stat(f"/proc/{process}/environ").st_uid == 0, "not dumpable: its files in /proc are root's"
+
+
+def held(pid: int) -> set[str]:
+    """Give the kinds of what a process holds open, beside standard error."""
+    links = {name: os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd") if name != "2"}
+    return {link.partition(":[")[0] for link in links.values()}
+
+
+def test_worker_holds_nothing_that_leads_elsewhere(running: Up) -> None:
+    assert held(running.worker) <= {
+        *("socket", "/dev/null", "/dev/net/tun", "anon_inode:[eventpoll]", "anon_inode:[eventfd]"),
+        *("anon_inode", "pipe"),
+    }
+
+
+def test_helper_holds_nothing_that_leads_elsewhere(running: Up) -> None:
+    assert held(running.helper) <= {
+        *("socket", "/dev/null", "/dev/net/tun", "net", "/proc/sys/net/ipv4/tcp_fastopen_key", "pipe"),
+        *("anon_inode", "anon_inode:[eventpoll]"),
+    }
