@@ -1,8 +1,8 @@
 //! What the worker gives up, for good, before it sees the first packet: numbered steps, each on its own.
 //!
 //! After them a process that was taken over can read and write the descriptors that it has, open TCP connections to
-//! the ports of the proxies, and nothing else: no file, no program, no signal, no other socket, no ioctl (a TUN
-//! descriptor could be made persistent with one). What this kernel cannot enforce is reported, not passed over.
+//! the ports of the proxies (of any address: Landlock knows ports), and nothing else: no file, no program, no signal, no
+//! other socket, no ioctl (a TUN descriptor could be made persistent with one), no mark or interface of its choice. What this kernel cannot enforce is reported, not passed over.
 //!
 //! prctl(2), setrlimit(2), landlock(7), seccomp(2). Capabilities and the uid have been given up before, in Python.
 
@@ -57,8 +57,8 @@ fn restrict_files_and_ports(ports: &[u16]) -> Result<Option<&'static str>, Error
     let status = ruleset.add_rules(rules).and_then(landlock::RulesetCreated::restrict_self).map_err(failed)?;
     Ok(match status.ruleset {
         RulesetStatus::FullyEnforced => None,
-        RulesetStatus::PartiallyEnforced => Some("its Landlock cannot restrict all that it should"),
-        RulesetStatus::NotEnforced => Some("it has no Landlock: files and ports are not restricted"),
+        RulesetStatus::PartiallyEnforced => Some("this kernel's Landlock is too old to restrict all that it should"),
+        RulesetStatus::NotEnforced => Some("this kernel has no Landlock, so connections to other ports are possible"),
     })
 }
 
@@ -68,7 +68,7 @@ fn restrict_system_calls() -> Result<Option<&'static str>, Error> {
     let without_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let installed = install(without_clone3, SeccompAction::Allow, errno(libc::ENOSYS))?
         && install(allowed()?, errno(libc::EPERM), SeccompAction::Allow)?;
-    Ok((!installed).then_some("it has no seccomp filters: system calls are not restricted"))
+    Ok((!installed).then_some("this kernel has no seccomp filters, so system calls are not restricted"))
 }
 
 fn check(step: &'static str, result: libc::c_int) -> Result<(), Error> {
@@ -113,17 +113,14 @@ const HARMLESS: &[libc::c_long] = &[
     libc::SYS_writev,
     libc::SYS_close,
     libc::SYS_shutdown,
-    libc::SYS_sendto,
     libc::SYS_recvfrom,
-    libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_getsockopt,
     libc::SYS_getsockname,
     libc::SYS_fstat,
     libc::SYS_lseek,
-    // connections: which ones is Landlock's, and of which kind is said below
+    // connections: to where is Landlock's, and of which kind is said below
     libc::SYS_connect,
-    libc::SYS_setsockopt,
     // waiting
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -171,8 +168,16 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
         HARMLESS.iter().chain(OLD_NAMES).map(|&call| (call, Vec::new())).collect();
     let stream = u64::from(libc::SOCK_STREAM as u32);
     let kind = 0xf;
-    let inet = |family: libc::c_int| all(vec![equal(0, family as u64)?, masked(1, kind, stream)?]);
-    rules.insert(libc::SYS_socket, vec![inet(libc::AF_INET)?, inet(libc::AF_INET6)?]);
+    // Landlock knows TCP alone: MPTCP and SCTP could connect to any port
+    let tcp = |family: libc::c_int| all(vec![equal(0, family as u64)?, masked(1, kind, stream)?, equal(2, 0)?]);
+    rules.insert(libc::SYS_socket, vec![tcp(libc::AF_INET)?, tcp(libc::AF_INET6)?]);
+    // ... and connect(2) alone: TCP Fast Open connects without it
+    let fast_open = libc::MSG_FASTOPEN as u64;
+    rules.insert(libc::SYS_sendto, vec![all(vec![masked(3, fast_open, 0)?, null(4)?])?]);
+    rules.insert(libc::SYS_sendmsg, vec![all(vec![masked(2, fast_open, 0)?])?]);
+    let options: Result<_, Error> =
+        OPTIONS.iter().map(|&(level, name)| all(vec![equal(1, level as u64)?, equal(2, name as u64)?])).collect();
+    rules.insert(libc::SYS_setsockopt, options?);
     let not_executable = || all(vec![masked(2, libc::PROT_EXEC as u64, 0)?]);
     rules.insert(libc::SYS_mmap, vec![not_executable()?]);
     rules.insert(libc::SYS_mprotect, vec![not_executable()?]);
@@ -192,6 +197,16 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
     Ok(rules)
 }
 
+/// The socket options that are set, and no others: some choose an interface, a mark or a source route.
+const OPTIONS: &[(libc::c_int, libc::c_int)] = &[
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+];
+
 /// glibc and Rust name anonymous memory for /proc/PID/maps.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
@@ -201,6 +216,10 @@ fn all(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, Error> {
 
 fn equal(argument: u8, value: u64) -> Result<SeccompCondition, Error> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).map_err(seccomp)
+}
+
+fn null(argument: u8) -> Result<SeccompCondition, Error> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0).map_err(seccomp)
 }
 
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, Error> {

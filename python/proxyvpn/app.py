@@ -81,6 +81,7 @@ class Life:
         self._places: tuple[Place, ...] = ()
         self._resolvers = Resolvers(())
         self._record: Record | None = None
+        self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
         self._helper = world.helper()
         self._worker = world.worker()
@@ -118,9 +119,9 @@ class Life:
         self._write_record(tunnel)
         self._check_signals()
         ifname, queues = self._open(tunnel)
-        missing = self._worker.run(self._start_message(), queues)
-        for line in missing:
-            world.say(f"this kernel cannot enforce: {line}")
+        self._weaker = self._worker.run(self._start_message(), queues)
+        for line in self._weaker:
+            world.say(f"the worker's sandbox is weaker here: {line}")
         self._check_signals()
         with self._undone_when_refused():
             steps = self._helper.engage()
@@ -242,11 +243,11 @@ class Life:
 
     def _report(self) -> Report:
         assert self._record is not None  # noqa: S101
-        notes: tuple[str, ...] = ()
+        notes = tuple(f"the worker's sandbox is weaker here: {line}" for line in self._weaker)
         try:
             counters = self._worker.counters()
         except ProxyvpnError as error:
-            counters, notes = {}, (error.what,)
+            counters, notes = {}, (*notes, error.what)
         record, held = self._record, self._helper.status()
         if record.killswitch and not held.locked:
             notes = (*notes, _FIREWALL_GONE)
@@ -272,7 +273,7 @@ class Life:
             self._worker = self._world.worker()
             queues = self._helper.attach()
             try:
-                self._worker.run(self._start_message(), queues)
+                self._weaker = self._worker.run(self._start_message(), queues)
             except ProxyvpnError as error:
                 self._world.say(" ".join(f"{error.what} {error.why}".split()))
             else:

@@ -19,6 +19,8 @@ from proxyvpn.messages import MAX_BYTES, Message, decode, encode
 MAX_FDS: Final = 8
 PATIENCE: Final = 5.0
 """Seconds for which anybody waits for a process that is stopped (SIGSTOP, a debugger)."""
+_SCM_PIDFD: Final = 4
+"""A descriptor that the kernel attaches to every packet once the other end has asked for it by SO_PASSPIDFD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,6 @@ def _decode(packet: bytes, flags: int) -> Message:
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
     found = array.array("i")
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return tuple(found)

@@ -2,7 +2,8 @@
 
 It holds CAP_NET_ADMIN and never sees a packet's payload, a name or a password. What it may be asked for is nouns; the
 steps are its own (plan.py), each said on stderr before it is done. A message that is not in the row of the phase, that
-cannot be read, or that brings a descriptor is answered by undoing everything and exit 1.
+cannot be read, or that brings a descriptor ends the conversation, as a crash of the asker does, with exit 1. So does an
+asker that does not read its answers.
 
     phase     may be asked                      leads to
     FRESH     Open, Reclaim, Status             OPEN, FRESH, FRESH
@@ -31,7 +32,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from proxyvpn import plan
+from proxyvpn import plan, stderr
 from proxyvpn.channel import Channel, Received, close_all
 from proxyvpn.errors import KernelError, MachineLocked, ProtocolError, ProxyvpnError, RolledBack
 from proxyvpn.mark import LINK_NUMBERS
@@ -57,6 +58,9 @@ from proxyvpn.messages import (
 
 if TYPE_CHECKING:
     from proxyvpn.kernel import Kernel
+
+LIMIT: Final = 3.0
+"""Seconds that the asker may take to read an answer, when so many are unread that there is no room for more."""
 
 Say = Callable[[str], None]
 Answer = tuple[Message, tuple[int, ...]]
@@ -250,8 +254,9 @@ def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
     """Answer until end of file; give the exit code."""
     helper = Helper(kernel, say)
     try:
-        while (received := channel.receive()) is not None:
+        while (received := _next(channel)) is not None:
             message, fds = _answer(helper, received)
+            channel.settimeout(LIMIT)
             channel.send(message, fds)
     except ProtocolError as error:
         say(f"proxyvpn: the helper stops: {error.what}")
@@ -259,9 +264,17 @@ def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
         return 1
     except (BrokenPipeError, ConnectionError):
         pass  # the asker went away while it was answered: end of file by another name
+    except OSError as error:  # it does not read, or it meddled with our end of the socket
+        say(f"proxyvpn: the helper stops: nobody takes its answers ({error})")
+        return 1
     finally:
         helper.abandon()
     return 0
+
+
+def _next(channel: Channel) -> Received | None:
+    channel.settimeout(None)
+    return channel.receive()
 
 
 def _answer(helper: Helper, received: Received) -> Answer:
@@ -282,6 +295,7 @@ def _refusal(error: ProxyvpnError) -> Refused:
 
 def _refuse(channel: Channel, error: ProxyvpnError) -> None:
     with contextlib.suppress(OSError):  # nobody may be there any more
+        channel.settimeout(LIMIT)
         channel.send(_refusal(error))
 
 
@@ -298,16 +312,6 @@ def check_peer(fd: int) -> None:
         raise ProtocolError("the asker is in another network namespace")
 
 
-def say_on_stderr(line: str) -> None:
-    """Write one line; a log that nobody reads any more must not keep anything from being undone.
-
-    An error may hold words of the asker's, which must not reach a terminal's controls, nor begin a line of their own.
-    """
-    shown = "".join(letter if letter.isprintable() else "?" for letter in line)
-    with contextlib.suppress(OSError):
-        os.write(2, f"{shown}\n".encode("utf-8", "backslashreplace"))
-
-
 def main(ways: tuple[str, ...] = ()) -> int:
     """Take the socket at descriptor 0, get ready, give up privilege, and serve.
 
@@ -319,18 +323,18 @@ def main(ways: tuple[str, ...] = ()) -> int:
         channel = Channel.from_fd(0)
         check_peer(0)
     except ProtocolError as error:
-        say_on_stderr(f"proxyvpn: the helper cannot start: {error.what}")
+        stderr.say(f"proxyvpn: the helper cannot start: {error.what}")
         return 1
     from proxyvpn.kernel import RealKernel  # noqa: PLC0415  (100 ms of imports: not before the signals are ignored)
 
     try:
         kernel = RealKernel(ways) if ways else RealKernel()
         if note := kernel.give_up():
-            say_on_stderr(f"proxyvpn: {note}")
+            stderr.say(f"proxyvpn: {note}")
     except ProxyvpnError as error:
         _refuse(channel, error)
         return 1
-    return serve(channel, kernel, say_on_stderr)
+    return serve(channel, kernel, stderr.say)
 
 
 if __name__ == "__main__":

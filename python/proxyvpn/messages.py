@@ -21,6 +21,9 @@ from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 
 VERSION: Final = 1
 MAX_BYTES: Final = 16 * 1024
+MAX_ITEMS: Final = 512
+"""Of one list or map. msgpack makes room for as many as a header declares, and lists nest 500 deep: without this limit
+one packet could take 64 MB."""
 
 
 # What `up` asks of the helper, and what it answers.
@@ -205,6 +208,7 @@ Message = (
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 _HINTS: Final[dict[type[Any], dict[str, Any]]] = {}
+_LIMITS: Final = {"max_array_len": MAX_ITEMS, "max_map_len": MAX_ITEMS, "max_ext_len": 0}
 
 
 def encode(message: Message) -> bytes:
@@ -220,7 +224,7 @@ def decode(packet: bytes) -> Message:
     if len(packet) > MAX_BYTES:
         raise ProtocolError(f"a message is longer than {MAX_BYTES} bytes")
     try:
-        value = msgpack.unpackb(packet, raw=False, strict_map_key=True, object_pairs_hook=_pairs, ext_hook=_no_ext)
+        value = msgpack.unpackb(packet, raw=False, strict_map_key=True, object_pairs_hook=_pairs, **_LIMITS)
     except ProtocolError:
         raise
     except Exception as error:  # msgpack raises its own kinds, ValueError, TypeError, RecursionError among them
@@ -238,10 +242,6 @@ def _pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     if len(found) != len(pairs):
         raise ProtocolError("a message names a field twice")
     return found
-
-
-def _no_ext(_code: int, _data: bytes) -> Any:
-    raise ProtocolError("a message holds a msgpack extension type")
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Ctrl-C reaches the whole process group, so signals are ignored: end of file on f
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import select
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from proxyvpn import _tunstack, privilege
+from proxyvpn import _tunstack, privilege, stderr
 from proxyvpn.channel import Channel, close_all
 from proxyvpn.errors import Exit, ProtocolError, ProxyvpnError
 from proxyvpn.messages import Count, Counters, Refused, Start, Started
@@ -134,8 +133,7 @@ def _line(error: BaseException) -> str:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, f"proxyvpn: {line}\n".encode(errors="replace"))
+    stderr.say(f"proxyvpn: {line}")
 
 
 if __name__ == "__main__":

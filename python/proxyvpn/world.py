@@ -57,8 +57,11 @@ class World:
 
 
 def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
-    """Give the World in which `up` runs. From here on no core file is written: it would hold the proxy's password."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Give the World in which `up` runs. From here on no core is left: it would hold the proxy's password.
+
+    Of one byte, not zero: a program that the kernel pipes cores to gets them at any limit but this one (core(5)).
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     environ = dict(os.environ)
     return World(
         helper=lambda: Helper.start(environ),

@@ -391,8 +391,3 @@ def test_caller_of_the_same_namespace_is_accepted() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         helper.check_peer(theirs.fileno())
-
-
-def test_words_of_the_asker_cannot_write_to_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    helper.say_on_stderr("fd00::1%x\n[#] all is well\x1b]0;evil\x07")
-    assert capfd.readouterr().err == "fd00::1%x?[#] all is well?]0;evil?\n"
