@@ -40,19 +40,18 @@ class File:
 class Made:
     """What was made outside the tree, so that it can be taken away: nothing that was there before."""
 
-    group: str = ""
+    groups: tuple[str, ...] = ()
     parent: bool = False
 
     def text(self) -> str:
         """Give it as the lines of the file `made`."""
-        return (f"group {self.group}\n" if self.group else "") + (f"directory {PARENT}\n" if self.parent else "")
+        return "".join(f"group {group}\n" for group in self.groups) + (f"directory {PARENT}\n" if self.parent else "")
 
 
 def made(text: str) -> Made:
     """Read the file `made`; lines of other versions mean nothing here."""
-    groups = [line.removeprefix("group ") for line in text.splitlines() if line.startswith("group ")]
-    named = next((group for group in groups if _GROUP_NAME.fullmatch(group)), "")
-    return Made(named, f"directory {PARENT}" in text.splitlines())
+    groups = (line.removeprefix("group ") for line in text.splitlines() if line.startswith("group "))
+    return Made(tuple(filter(_GROUP_NAME.fullmatch, groups)), f"directory {PARENT}" in text.splitlines())
 
 
 def checked_group(name: str) -> str:

@@ -27,7 +27,7 @@ def install(group: str, systemd: bool) -> tuple[str, ...]:
     with tree.alone(), tree.new() as parent:
         before = made(facts.read(MADE))
         new = _gid(group) is None
-        after = Made(group if new else before.group, before.parent or parent)
+        after = Made((*before.groups, group) if new else before.groups, before.parent or parent)
         tree.note(relative(MADE), after.text())
         done: tuple[str, ...] = (_add_group(group),) if new else ()
         tree.fill(files, _wanted_gid(group))
@@ -46,9 +46,10 @@ def uninstall() -> tuple[str, ...]:
             left = tree.remove(stamp.sums(facts.read(STAMP)))
             done += tuple(f"left, since it is not ours: {path}" for path in left) or (f"removed {TREE}",)
         tree.remove_leftover()
-        if before.group and _gid(before.group) is not None:
-            programs.delete_group(before.group)
-            done += (f"removed group {before.group}",)
+        for group in before.groups:
+            if _gid(group) is not None:
+                programs.delete_group(group)
+                done += (f"removed group {group}",)
         if before.parent:
             with contextlib.suppress(OSError):  # somebody else has put something there
                 os.rmdir(PARENT)
