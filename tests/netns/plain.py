@@ -59,10 +59,14 @@ class Plain:
             self.host.run("usermod", "-aG", "proxyvpn", user)
 
     def as_user(self, uid: int, *more: str) -> tuple[str, ...]:
-        """Give the words before a program that make it run as that user, in the groups of a new login."""
+        """Give the words before a program that make it run as that user, in the groups of a new login.
+
+        `more` is for setpriv.
+        """
         name = next(name for name, number in USERS.items() if number == uid)
         groups = self.host.sh('id -G "$1" | tr " " ,', name).strip()
-        become = ("setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={groups}", "--inh-caps=-all", *more)
+        usual = () if any(word.startswith("--groups") for word in more) else (f"--groups={groups}",)
+        become = ("setpriv", f"--reuid={uid}", f"--regid={uid}", *usual, "--inh-caps=-all", *more)
         return (*become, "sh", "-c", 'exec "$@"', "sh")
 
     def run(self, uid: int, *argv: str, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
