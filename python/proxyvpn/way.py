@@ -150,6 +150,8 @@ class Remote:
 
     def wait(self, timeout: float | None = None) -> int:
         """Let it see end of file, and wait until it has gone. Raises subprocess.TimeoutExpired."""
+        if self._socket.fileno() < 0:
+            return 0
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         poll = select.poll()
@@ -158,6 +160,7 @@ class Remote:
             with contextlib.suppress(ConnectionError):
                 if self._socket.recv(1):
                     continue  # an answer that nobody waits for
+            self._socket.close()
             return 0
         raise subprocess.TimeoutExpired("helper", timeout or 0)
 
