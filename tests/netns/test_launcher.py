@@ -24,8 +24,8 @@ pytestmark = pytest.mark.privileged
 
 ATTACKER = Path(__file__).with_name("attacker.py")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-MANY = 1 << 20
 SAID = f"/run/user/{ANN}/said"
+COPY = f"/run/user/{ANN}/copy"
 CONFESSION = (
     f"""
 import json, os, resource, signal, sys
@@ -240,8 +240,8 @@ def test_tiny_limits_end_it_before_the_helper_runs(confessing: Plain, name: str,
         ),
         (f"chmod g+w {TREE}/lib/proxyvpn/mark.py", f"chmod g-w {TREE}/lib/proxyvpn/mark.py", "mark.py can be written"),
         (
-            f"mv {TREE}/lib /tmp/pv-lib; ln -s /tmp/pv-lib {TREE}/lib",
-            f"rm {TREE}/lib; mv /tmp/pv-lib {TREE}/lib",
+            f"mv {TREE}/lib /usr/local/lib/pv-lib; ln -s /usr/local/lib/pv-lib {TREE}/lib",
+            f"rm {TREE}/lib; mv /usr/local/lib/pv-lib {TREE}/lib",
             "neither",
         ),
         (f"ln -s /etc/passwd {TREE}/lib/x.py", f"rm {TREE}/lib/x.py", "x.py is neither a file nor a directory"),
@@ -288,18 +288,18 @@ def test_a_link_in_the_path_is_followed_only_where_root_made_all_of_it(confessin
         (("--no-new-privs",), {}, "no_new_privs is set"),
         (("--bounding-set=-net_admin",), {}, "CAP_NET_ADMIN is not in the bounding set"),
         ((), {"trace": True}, "this process is being traced"),
-        ((), {"program": "/tmp/pv-copy"}, "the file has lost it"),
+        ((), {"program": COPY}, "the file has lost it"),
     ],
     ids=["no_new_privs", "bounding set", "traced", "copied"],
 )
 def test_missing_capability_is_explained(
     confessing: Plain, more: tuple[str, ...], how: dict[str, Any], named: str
 ) -> None:
-    confessing.run(ANN, "cp", LAUNCHER, "/tmp/pv-copy")
+    confessing.run(ANN, "cp", LAUNCHER, COPY)
     try:
         done = attack(confessing, more=more, **how)
     finally:
-        confessing.host.sh("rm -f /tmp/pv-copy")
+        confessing.host.sh(f"rm -f {COPY}")
     assert done.returncode == 4 and named in done.stderr, done.stderr
     assert done.stderr.startswith("proxyvpn-helper: no capability: ") and done.stderr.count("\n") == 1
 

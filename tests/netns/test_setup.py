@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -218,6 +219,21 @@ def test_remains_of_a_killed_setup_are_in_nobody_s_way(machine: Plain) -> None:
     machine.setup("--uninstall")
     machine.host.sh(f"rmdir {PARENT} 2>/dev/null || true")
     assert machine.files() == before
+
+
+def test_while_it_is_replaced_there_is_always_a_whole_one_or_a_sentence(installed: Plain) -> None:
+    replaced: list[int] = []
+    replacing = threading.Thread(target=lambda: replaced.extend(installed.setup().returncode for _ in range(5)))
+    replacing.start()
+    seen: list[tuple[int, str]] = []
+    while replacing.is_alive():
+        done = installed.proxyvpn(ANN, "status")
+        seen.append((done.returncode, done.stderr))
+    replacing.join()
+    assert set(replaced) <= {0, 7} and 0 in replaced, "7: that status had a helper running"
+    for code, said in seen:
+        assert code == 3 or "`proxyvpn setup` is at work" in said, said
+    assert installed.proxyvpn(ANN, "status").returncode == 3
 
 
 def test_installed_helper_of_another_protocol_is_not_started(installed: Plain, squid: RunningProxy) -> None:

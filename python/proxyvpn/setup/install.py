@@ -119,6 +119,9 @@ def _install_units(group: str) -> tuple[str, ...]:
 
 
 def _remove_units() -> tuple[str, ...]:
+    for path in units.texts(""):
+        with contextlib.suppress(FileNotFoundError):  # the usual case: nobody was interrupted
+            os.unlink(f"{path}.new")
     there = [path for path in units.texts("") if os.path.lexists(path)]
     if not there:
         return ()
