@@ -26,11 +26,13 @@ if [ "$(stamp_of "$lock")" != "$(cat ".venv/.$lock" 2> /dev/null)" ]; then
     stamp_of "$lock" > ".venv/.$lock"
 fi
 
-mapfile -t sources < <(find rust -name '*.rs' | LC_ALL=C sort; printf '%s\n' Cargo.toml Cargo.lock pyproject.toml)
+mapfile -t sources < <(find rust -name '*.rs' | LC_ALL=C sort; printf '%s\n' Cargo.toml Cargo.lock pyproject.toml scripts/backend.py)
 if [ "$(stamp_of "${sources[@]}")" != "$(cat .venv/.built 2> /dev/null)" ] ||
-    ! compgen -G 'python/proxyvpn/_tunstack*.so' > /dev/null || [ ! -x .venv/bin/proxyvpn ]; then
+    ! compgen -G 'python/proxyvpn/_tunstack*.so' > /dev/null || [ ! -x .venv/bin/proxyvpn ] ||
+    [ ! -e python/proxyvpn/proxyvpn-helper ]; then
     say "building (release; a minute or two the first time)"
-    VIRTUAL_ENV=$PWD/.venv .venv/bin/maturin develop --quiet --release --locked > .venv/.build.log 2>&1 || {
+    { VIRTUAL_ENV=$PWD/.venv .venv/bin/maturin develop --quiet --release --locked &&
+        .venv/bin/python scripts/backend.py; } > .venv/.build.log 2>&1 || {
         cat .venv/.build.log >&2
         die "the build failed"
     }

@@ -11,10 +11,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
+from proxyvpn import way
 from proxyvpn.channel import Channel, Received, close_all, is_stopped
-from proxyvpn.errors import ProtocolError, ProxyvpnError, from_code
+from proxyvpn.errors import Exit, PrivilegeMissing, ProtocolError, ProxyvpnError, from_code
 from proxyvpn.messages import (
     VERSION,
     Attach,
@@ -39,6 +40,7 @@ from proxyvpn.messages import (
     Updated,
 )
 from proxyvpn.plan import Tunnel
+from proxyvpn.way import Process
 
 LIMIT: Final = 5.0
 """Seconds that an answer may take …"""
@@ -46,36 +48,11 @@ UNDO_LIMIT: Final = 10.0
 """… and one that loads or undoes everything; not from a process that is stopped (channel.PATIENCE)."""
 REAP_LIMIT: Final = 3.0
 
-_KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
-
 Answer = TypeVar("Answer", bound=Message)
 
 
 class ChildGone(ProxyvpnError):
     """One of our own processes ended, or does not answer."""
-
-
-class Process(Protocol):
-    """What is needed of a started process; subprocess.Popen is one."""
-
-    @property
-    def pid(self) -> int: ...
-    def wait(self, timeout: float | None = None) -> int: ...
-    def kill(self) -> None: ...
-
-
-def start(module: str, environ: Mapping[str, str]) -> tuple[Channel, subprocess.Popen[bytes]]:
-    """Start `module` with this Python and give our end of its socket."""
-    ours, theirs = Channel.pair()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-m", module],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            env={name: environ[name] for name in _KEPT if name in environ},
-            cwd="/",
-        )
-    return ours, process
 
 
 class Child:
@@ -116,7 +93,7 @@ class Child:
             self._channel.settimeout(LIMIT)
             self._channel.send(message, fds)
         except OSError as error:
-            raise self._last_word() or ChildGone(f"the {self.name} process has ended", error.strerror or "") from error
+            raise self._last_word() or self._gone() from error
 
     def take(self, wanted: type[Answer], limit: float = LIMIT) -> tuple[Answer, tuple[int, ...]]:
         """Wait for the answer of type `wanted`. Raises what the child refused with, ChildGone, ProtocolError."""
@@ -153,13 +130,17 @@ class Child:
             self._out_of_step = True
             self._channel.hang_up()
             raise ChildGone(
-                f"the {self.name} process (pid {self.pid}) does not answer",
+                f"the {self.name} process{f' (pid {self.pid})' if self.pid else ''} does not answer",
                 str(error),
                 "try again; if it happens again, please report it with the lines above",
             ) from error
         if received is None:
-            raise ChildGone(f"the {self.name} process has ended", "", "its last lines above may say why")
+            raise self._gone()
         return received
+
+    def _gone(self) -> ProxyvpnError:
+        """Give the error for a child that has ended by itself."""
+        return ChildGone(f"the {self.name} process has ended", "", "its last lines above may say why")
 
 
 class Helper(Child):
@@ -169,7 +150,8 @@ class Helper(Child):
 
     @classmethod
     def start(cls, environ: Mapping[str, str] = os.environ) -> Helper:
-        return cls(*start("proxyvpn.helper", environ))
+        """Start one by the way that there is. Raises PrivilegeMissing."""
+        return cls(*way.start(environ))
 
     def open(self, tunnel: Tunnel) -> tuple[str, tuple[int, ...]]:
         """Make the TUN; give its name and its queues."""
@@ -189,6 +171,13 @@ class Helper(Child):
     def status(self) -> State:
         """Give what the kernel holds."""
         return self.ask(Status(), State)
+
+    def _gone(self) -> ProxyvpnError:
+        """The installed launcher has one exit code for all that it refuses, and has said which it was."""
+        if self.end() != Exit.NO_PRIVILEGE:
+            return super()._gone()
+        advice = f"sudo {way.program()} setup --check says how to mend it"
+        return PrivilegeMissing("the helper cannot start", "its last line above says why", advice)
 
     def update(self, update: Update) -> None:
         """Replace resolvers and proxies in the firewall's sets."""
@@ -210,7 +199,7 @@ class Worker(Child):
 
     @classmethod
     def start(cls, environ: Mapping[str, str] = os.environ) -> Worker:
-        return cls(*start("proxyvpn.worker", environ))
+        return cls(*way.spawn([sys.executable, "-I", "-m", "proxyvpn.worker"], environ))
 
     def run(self, start: Start, queues: tuple[int, ...]) -> tuple[str, ...]:
         """Hand over the TUN queues (they are closed here); give what could not be sandboxed."""

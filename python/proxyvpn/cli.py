@@ -104,9 +104,9 @@ def status(voice: Voice, /, state_dir: Path | None, as_json: bool) -> Exit:
     """
     import json  # noqa: PLC0415
 
-    from proxyvpn import children, report, teardown, world  # noqa: PLC0415
+    from proxyvpn import children, report, teardown, way, world  # noqa: PLC0415
 
-    here = teardown.Here(world.identity().boot_id, os.geteuid() == 0)
+    here = teardown.Here(world.identity().boot_id, way.there_is_one())
     with _state(state_dir) as state:
         found = teardown.condition(state, here, children.Helper.start)
     now = int(time.time())
@@ -123,6 +123,30 @@ def teardown(voice: Voice, /, state_dir: Path | None) -> Exit:
 
     with _state(state_dir) as state:
         return teardown.end(state, children.Helper.start, voice.print)
+
+
+@cli.command()
+@click.option("--group", metavar="NAME", default="proxyvpn", help="Who may use it. Default: proxyvpn; made if missing.")
+@click.option("--systemd", is_flag=True, help="Let systemd start the helper, instead of a file with a capability.")
+@click.option("--check", is_flag=True, help="Say what is wrong and how to mend it; change nothing.")
+@click.option("--uninstall", is_flag=True, help="Take away all that was installed.")
+@click.pass_obj
+def setup(voice: Voice, /, group: str, systemd: bool, check: bool, uninstall: bool) -> Exit:
+    """Install the helper, once and as root: no later command needs root then.
+
+    \b
+      sudo proxyvpn setup
+      sudo usermod -aG proxyvpn ann
+    """
+    from proxyvpn.setup import command  # noqa: PLC0415
+
+    if check and uninstall:
+        raise UsageError("--check and --uninstall cannot be meant together")
+    if check:
+        return command.check(voice.print)
+    if uninstall:
+        return command.uninstall(voice.print)
+    return command.install(group, systemd, voice.print)
 
 
 def main() -> None:

@@ -10,27 +10,18 @@ import contextlib
 import os
 import select
 import socket
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from proxyvpn import peer
 from proxyvpn.channel import Channel, close_all
 from proxyvpn.errors import ProtocolError, StateError
 from proxyvpn.messages import Ask, Down, Message
+from proxyvpn.peer import Peer
 from proxyvpn.state import StateDir
 
 ANSWER_LIMIT: Final = 1.0
 MOST_CLIENTS: Final = 16
-_UCRED: Final = struct.Struct("3i")
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end of a socket."""
-
-    pid: int
-    uid: int
 
 
 class Control:
@@ -83,7 +74,7 @@ class Control:
             client, _ = self._listener.accept()
         except OSError:
             return
-        if peer(client).uid not in (0, os.geteuid()) or len(self._clients) >= MOST_CLIENTS:
+        if peer.of(client).uid not in (0, os.geteuid()) or len(self._clients) >= MOST_CLIENTS:
             client.close()
             return
         channel = Channel(client)
@@ -124,7 +115,7 @@ def connect(state: StateDir) -> tuple[Channel, Peer] | None:
     except OSError as error:
         sock.close()
         raise StateError(f"the running proxyvpn cannot be asked ({state.path})", error.strerror or "") from error
-    return Channel(sock), peer(sock)
+    return Channel(sock), peer.of(sock)
 
 
 class Watched:
@@ -153,9 +144,3 @@ def watched(pid: int) -> Iterator[Watched]:
     finally:
         if fd is not None:
             os.close(fd)
-
-
-def peer(sock: socket.socket) -> Peer:
-    """Give the process at the other end; for a connected client: the one that called listen()."""
-    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Peer(pid, uid)

@@ -27,12 +27,11 @@ import enum
 import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from proxyvpn import plan, stderr
+from proxyvpn import peer, plan, privilege, stderr
 from proxyvpn.channel import Channel, Received, close_all
 from proxyvpn.errors import KernelError, MachineLocked, ProtocolError, ProxyvpnError, RolledBack
 from proxyvpn.mark import LINK_NUMBERS
@@ -299,29 +298,35 @@ def _refuse(channel: Channel, error: ProxyvpnError) -> None:
         channel.send(_refusal(error))
 
 
-def check_peer(fd: int) -> None:
-    """Raise ProtocolError unless the process at the other end of `fd` is in our network namespace."""
+def check_peer(fd: int, group: int | None = None) -> None:
+    """Raise ProtocolError unless the other end of `fd` is of our network namespace, and of somebody who may ask."""
     with socket.socket(fileno=os.dup(fd)) as sock:
-        pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[0]
-    try:
-        theirs = os.stat(f"/proc/{pid}/ns/net")
-    except OSError as error:
-        raise ProtocolError("the asker's network namespace cannot be seen", error.strerror or "") from error
+        asker = peer.of(sock)
+        theirs = frozenset[int]() if group is None else peer.groups(sock)
+        try:
+            network = peer.network(sock)
+        except OSError as error:
+            if not privilege.has(privilege.CAP_NET_ADMIN):
+                return  # every request will be refused for that reason, with words to act on
+            raise ProtocolError("the asker is in another network namespace", error.strerror or "") from error
     ours = os.stat("/proc/self/ns/net")
-    if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino):
+    if network != (ours.st_dev, ours.st_ino):
         raise ProtocolError("the asker is in another network namespace")
+    if not peer.may_ask(asker, theirs, os.getuid(), group):
+        raise ProtocolError(f"user {asker.uid} may not ask this helper")
 
 
-def main(ways: tuple[str, ...] = ()) -> int:
+def main(ways: tuple[str, ...] = (), group: int | None = None) -> int:
     """Take the socket at descriptor 0, get ready, give up privilege, and serve.
 
-    `ways`, names of firewall.WAYS, are tried instead of all of them; only tests give any.
+    `ways`, names of firewall.WAYS, are tried instead of all of them; only tests give any. `group` is whose members may
+    ask, where there is one.
     """
     for each in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     try:
         channel = Channel.from_fd(0)
-        check_peer(0)
+        check_peer(0, group)
     except ProtocolError as error:
         stderr.say(f"proxyvpn: the helper cannot start: {error.what}")
         return 1

@@ -98,7 +98,7 @@ class RealKernel:
                 raise PrivilegeMissing(
                     "this needs the right to configure the network (CAP_NET_ADMIN)",
                     "",
-                    "run it as root: sudo proxyvpn …",
+                    "run it as root, or once: sudo proxyvpn setup",
                 )
             self._backend = firewall.choose(os.geteuid() == 0, ways)
             self._nodes = tun.open_nodes(MOST_QUEUES)

@@ -14,6 +14,7 @@ from proxyvpn.channel import Channel, Received, close_all
 from proxyvpn.children import Helper
 from proxyvpn.errors import AlreadyUp, Exit, ProtocolError, ProxyvpnError, StateError
 from proxyvpn.messages import Ask, Closed, Down, Report
+from proxyvpn.peer import Peer
 from proxyvpn.report import Condition
 from proxyvpn.state import Record, StateDir
 
@@ -52,7 +53,7 @@ def condition(state: StateDir | None, here: Here, start_helper: Callable[[], Hel
         return Condition(name, record=record, left=left.left, dropped=left.dropped, notes=notes)
     if record is None:
         return Condition("down")
-    note = "seen from the state file alone; as root, `proxyvpn status` looks into the kernel"
+    note = "seen from the state file alone; as root or after `proxyvpn setup`, `proxyvpn status` looks into the kernel"
     return Condition("locked" if record.killswitch else "down", record=record, left=record.steps, notes=(note,))
 
 
@@ -91,7 +92,7 @@ def end(state: StateDir | None, start_helper: Callable[[], Helper], say: Callabl
     return _clean_up(state, start_helper, say)
 
 
-def _end_running(channel: Channel, peer: control.Peer, say: Callable[[str], None]) -> Exit:
+def _end_running(channel: Channel, peer: Peer, say: Callable[[str], None]) -> Exit:
     with control.watched(peer.pid) as gone:
         closed = answer(channel, peer.pid, Down(), DOWN_LIMIT).message
         gone.wait(GONE_LIMIT)  # it still ends its children and lets go of the lock: a new `up` may follow at once

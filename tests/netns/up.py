@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxyvpn.places import START
 from tests.netns import wait
 from tests.netns.namespaces import Namespace, end
 
@@ -33,7 +34,7 @@ class Up:
 
     @property
     def helper(self) -> int:
-        return _child(self.process.pid, "proxyvpn.helper")
+        return _child(self.process.pid, "proxyvpn.helper", START)
 
     @property
     def worker(self) -> int:
@@ -57,13 +58,19 @@ class Up:
 
 
 @contextlib.contextmanager
-def up(host: Namespace, *options: str, env: dict[str, str] | None = None, before: tuple[str, ...] = ()) -> Iterator[Up]:
+def up(
+    host: Namespace,
+    *options: str,
+    env: dict[str, str] | None = None,
+    before: tuple[str, ...] = (),
+    program: str = PROGRAM,
+) -> Iterator[Up]:
     """Run `proxyvpn up` until it is ready, and end it with Ctrl-C if it still runs afterwards."""
     number = len(list(host.home.glob("up-*.out")))
     out, err = host.home / f"up-{number}.out", host.home / f"up-{number}.err"
     begun = time.monotonic()
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        process = host.start(*before, PROGRAM, "up", *options, stdout=stdout, stderr=stderr, env=environment(env))
+        process = host.start(*before, program, "up", *options, stdout=stdout, stderr=stderr, env=environment(env))
     running = Up(process, out, err)
     try:
         wait.until(lambda: b"ready:" in out.read_bytes() or process.poll() is not None, "up says ready or ends", 20)
@@ -77,10 +84,15 @@ def up(host: Namespace, *options: str, env: dict[str, str] | None = None, before
 
 
 def proxyvpn(
-    host: Namespace, *words: str, env: dict[str, str] | None = None, before: tuple[str, ...] = (), seconds: float = 30
+    host: Namespace,
+    *words: str,
+    env: dict[str, str] | None = None,
+    before: tuple[str, ...] = (),
+    seconds: float = 30,
+    program: str = PROGRAM,
 ) -> subprocess.CompletedProcess[str]:
     """Run a proxyvpn command to its end; `before` is what to run it with, as setpriv or unshare."""
-    return host.run(*before, PROGRAM, *words, check=False, env=environment(env), seconds=seconds)
+    return host.run(*before, program, *words, check=False, env=environment(env), seconds=seconds)
 
 
 def counters(host: Namespace) -> dict[str, int]:
@@ -135,20 +147,24 @@ def gone(pid: int) -> bool:
     return state in "ZX"
 
 
-def _child(parent: int, module: str) -> int:
+def _child(parent: int, *modules: str) -> int:
     def probe() -> int:
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _is_child(entry, parent, module):
+            if entry.name.isdigit() and _is_child(entry, parent, modules):
                 return int(entry.name)
         return 0
 
-    return wait.until(probe, f"a child {module} of {parent}")
+    return wait.until(probe, f"a child {modules[0]} of {parent}")
 
 
-def _is_child(entry: Path, parent: int, module: str) -> bool:
+def _is_child(entry: Path, parent: int, modules: tuple[str, ...]) -> bool:
     try:
         owner = entry.joinpath("stat").read_text().rpartition(")")[2].split()
-        return int(owner[1]) == parent and owner[0] not in "ZX" and module.encode() in _words(entry)
+        return (
+            int(owner[1]) == parent
+            and owner[0] not in "ZX"
+            and any(module.encode() in _words(entry) for module in modules)
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 
