@@ -40,10 +40,14 @@ class Way:
 @pytest.fixture(params=HIDDEN)
 def way(request: pytest.FixtureRequest, fresh: Rig) -> Iterator[Way]:
     """Each of the ways that are not libnftables."""
-    hide = f'for file in {HIDDEN[request.param]}; do mount --bind /dev/null "$(readlink -f "$file")"; done'
-    script = f'{hide}; exec "$0" "$@"'
     with internet.internet(fresh.world), proxies.squid(fresh.mid) as proxy:
-        yield Way(("unshare", "--mount", "sh", "-euc", script), proxy)
+        yield Way(hiding(HIDDEN[request.param]), proxy)
+
+
+def hiding(files: str) -> tuple[str, ...]:
+    """Give what to run a command with, so that it does not find some files."""
+    hide = f'for file in {files}; do mount --bind /dev/null "$(readlink -f "$file")"; done'
+    return ("unshare", "--mount", "sh", "-euc", f'{hide}; exec "$0" "$@"')
 
 
 def options(way: Way, killswitch: str = "--killswitch") -> tuple[str, ...]:
