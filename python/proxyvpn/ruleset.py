@@ -184,12 +184,17 @@ def _shield(host: Host) -> list[str]:
 
 
 def _arrivals(host: Host) -> list[str]:
-    """Forwarded TCP: of containers, virtual machines, neighbours."""
+    """Forwarded TCP: of containers, virtual machines, neighbours.
+
+    Here a SYN/ACK may as well be the far end's answer to a container. Ours is one from where SYNs may arrive: from a
+    bypassed network, or from behind an address of this machine that is translated (a published port).
+    """
     return [
         "meta l4proto != tcp return",
         f'iifname "{host.ifname}" return',
         "fib daddr type { local, broadcast, multicast, anycast } return",
-        f"ct direction reply {_SYN_ACK} {_set_in()}",
+        *_both(host, f"{{ip}} saddr @bypass{{v}} ct direction reply {_SYN_ACK} {_set_in()}"),
+        f"ct status dnat ct direction reply {_SYN_ACK} {_set_in()}",
         *_known(),
         *_both(host, "{ip} daddr @bypass{v} return"),
         *_forget_soon(host),

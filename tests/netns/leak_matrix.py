@@ -1,6 +1,6 @@
 """What is offered and what leaks, by row (leak_rows.py): the senders, the detector, and the cells between two marks.
 
-    box: leak_offer.py ---- host: leak_offer.py (as a plain user, as root), proxyvpn ---- [netdev counters] mid: proxy ---- world
+    box: leak_offer.py ---- host: leak_offer.py, proxyvpn ---- [netdev counters] mid: proxy ---- world
 
 The senders never stop: they hammer before `up`, through every phase (leak_phases.py), and after it. Before each phase a
 control shows that the detector sees every row when nothing protects.
@@ -114,7 +114,7 @@ class Bench:
         assert not blind, f"the detector does not see what leaves: {blind}"
 
     def _slow_ones_seen(self, begun: Mark) -> bool:
-        """The kernel tells of memberships within a second or two; a connection that hangs is given up in half of one."""
+        """The kernel tells of memberships within a second or two; a stream that hangs is given up in half of one."""
         now = self.watch.now()
         slow = [row.name for row in ROWS if row.kind in ("membership", "stream")]
         return all(now[name] > begun.seen[name] for name in slow)

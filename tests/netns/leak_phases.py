@@ -115,6 +115,16 @@ def direct_again(event: Event) -> Event:
     return after
 
 
+def after_crash(bench: Bench) -> Cells:
+    """Crash without the killswitch, so that everything goes directly, then bring the next tunnel up over what is left."""
+    bench.killswitch = False
+    bench.control()
+    with up(bench.bed.host, *options(bench), before=bench.before) as running:
+        killing("helper", "worker", "app")(bench, running)
+    bench.killswitch = True
+    return happening(script(""))(bench)
+
+
 def during_up(bench: Bench) -> Cells:
     """Count from the moment the guard stands."""
     guarded: list[Mark] = []
@@ -193,5 +203,6 @@ PHASES: Final[dict[str, Phase]] = {
     "DHCP option 121": happening(script(_PUSHED), _PULLED),
     "iptables -F": happening(script(_IPTABLES)),
     "nft flush ruleset": happening(script("nft flush ruleset")),
+    "up after a crash": after_crash,
     "during down": during_down,
 }

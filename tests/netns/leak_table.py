@@ -24,7 +24,7 @@ def table(title: str, columns: Mapping[str, Cells]) -> str:
     rows = [
         *([""] + [words[at] if at < len(words) else "" for words in heads] + [word] for at, word in _sum_head(height)),
         *([name, *(shown(cells[name]) for cells in columns.values()), shown(_sum(columns, name))] for name in names),
-        ["all", *(shown(cell) for _, cell in sums), shown(total({name: cell for name, cell in sums}))],
+        ["all", *(shown(cell) for _, cell in sums), shown(total(dict(sums)))],
     ]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = [
