@@ -81,6 +81,7 @@ class Connection:
 @dataclass(frozen=True, slots=True)
 class Host:
     """The facts of the machine that the steps depend on. `backend` is how the firewall is loaded: nft or iptables;
+    `earlier` are the connections that came in, `opened_here` those that did not;
     `timeouts`: the kernel lets a ruleset set conntrack's time-outs (CONFIG_NF_CONNTRACK_TIMEOUT).
     """
 
@@ -88,6 +89,7 @@ class Host:
     ipv6: bool
     backend: str = "nft"
     earlier: tuple[Connection, ...] = ()
+    opened_here: tuple[Connection, ...] = ()
     timeouts: bool = True
 
 
