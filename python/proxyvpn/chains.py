@@ -186,6 +186,7 @@ def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         *circles,
         f"-p tcp -m mark --mark {MARK:#x} -j RETURN",
         f"{_IN} -j RETURN",
+        *_answers(tunnel),
         *_allowed(tunnel, version),
         f"-p tcp -j {_RESET}",
         reject,
@@ -203,9 +204,18 @@ def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         f"{_SOURCE_ROUTED[version]} -j DROP",
         f"{_IN} -j RETURN",
         f"-m mark --mark {INBOUND:#x} -m conntrack --ctdir REPLY -j RETURN",
+        *_answers(tunnel),
         *_allowed(tunnel, version),
         "-j DROP",
     ]
+
+
+def _answers(tunnel: Tunnel) -> list[str]:
+    """What UDP servers of this machine say to who asked them first."""
+    if not tunnel.inbound:
+        return []
+    ports = ",".join(map(str, sorted(set(tunnel.inbound))))
+    return [f"-p udp -m multiport --sports {ports} -m addrtype --src-type LOCAL -m conntrack --ctdir REPLY -j RETURN"]
 
 
 def _allowed(tunnel: Tunnel, version: int) -> list[str]:

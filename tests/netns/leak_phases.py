@@ -116,7 +116,7 @@ def direct_again(event: Event) -> Event:
 
 
 def after_crash(bench: Bench) -> Cells:
-    """Crash without the killswitch, so that everything goes directly, then bring the next tunnel up over what is left."""
+    """Crash without the killswitch, so that everything goes directly, then bring a tunnel up over what is left."""
     bench.killswitch = False
     bench.control()
     with up(bench.bed.host, *options(bench), before=bench.before) as running:
