@@ -101,7 +101,7 @@ def test_named_port_is_no_way_out_for_a_container(bed: Rig, squid: proxies.Runni
 
 
 def test_flow_that_the_server_began_before_up_does_not_go_on(bed: Rig, squid: proxies.RunningProxy) -> None:
-    with _bound(bed.host, HOST4, UDP_PORT) as server, _bound(bed.world, WORLD4, 4000) as there:
+    with _bound(bed.host, HOST4, UDP_PORT) as server, _bound(bed.world, WORLD4, 4002) as there:
         with up(bed.host, "--proxy", squid.url4, "--no-killswitch", "--dns", RESOLVER4) as running:
             assert _heard(server, there), "conntrack now knows that this machine began"
             kill(running.helper, running.worker, running.process.pid)
