@@ -9,7 +9,6 @@ Spoken by hand, since pyroute2 has no word for SOCK_DESTROY. See sock_diag(7) an
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from proxyvpn.errors import KernelError
 from proxyvpn.plan import Connection, IPAddress, NotPossible
 
 _NETLINK_SOCK_DIAG: Final = 4
@@ -91,7 +91,7 @@ def _dump(family: int) -> Iterator[Entry]:
     ask = _ASK.pack(family, socket.IPPROTO_TCP, 0, 0, _LIVING, bytes(48))
     for kind, body in _answers(_BY_FAMILY, _REQUEST | _DUMP, ask):
         if kind == _ERROR:
-            raise OSError(-struct.unpack_from("=i", body)[0], "the list of sockets")
+            raise _unreadable(-struct.unpack_from("=i", body)[0])
         found, state, _, _, key = _TOLD.unpack_from(body)
         yield Entry(found, state, _connection(found, key), key)
 
@@ -107,9 +107,11 @@ def _destroy(entry: Entry) -> None:
 
 def _answers(kind: int, flags: int, ask: bytes) -> Iterator[tuple[int, bytes]]:
     """Ask, and give each message that comes back, up to the last."""
-    with contextlib.closing(
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-    ) as sock:
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    except OSError as error:
+        raise _unreadable(error.errno or 0) from error
+    with opened as sock:
         sock.sendto(_HEAD.pack(_HEAD.size + len(ask), kind, flags, 1, 0) + ask, (0, 0))
         while True:
             packet = sock.recv(_ROOM)
@@ -121,6 +123,11 @@ def _answers(kind: int, flags: int, ask: bytes) -> Iterator[tuple[int, bytes]]:
                 if told == _ERROR:
                     return
                 packet = packet[(length + 3) & ~3 :]
+
+
+def _unreadable(code: int) -> KernelError:
+    advice = "is CONFIG_INET_DIAG built for this kernel, or loaded?"
+    return KernelError("the kernel's list of TCP sockets cannot be read", os.strerror(code), advice)
 
 
 def _connection(family: int, key: bytes) -> Connection:

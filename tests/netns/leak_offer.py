@@ -27,6 +27,7 @@ from typing import Any
 Offer = Callable[[], None]
 DEVICE = "eth0"
 IP_UNICAST_IF, IPV6_UNICAST_IF, MSG_FASTOPEN, MPTCP = 50, 76, 0x20000000, 262
+OUR_MARK = 0x70767076
 AT_ONCE = 32
 """Connections of a row that are open at a time: the oldest is closed for the next."""
 STREAMS = 8
@@ -45,6 +46,8 @@ def prepared(row: dict[str, Any], kind: int, proto: int = 0) -> socket.socket:
     sock.setblocking(False)
     if row["how"] == "source":
         sock.bind((row["source"], 0))
+    elif row["how"] == "mark":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, OUR_MARK)
     elif row["how"] == "device":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE.encode())
     elif row["how"] == "unicast_if":

@@ -102,7 +102,11 @@ ROWS: Final = (
     ),
     Row("TCP segments, raw, IPv4", "tcp dport 7015", "segment", WORLD4, 7015, root=True, captured=True),
     Row("TCP segments, raw, IPv6", "tcp dport 7016", "segment", WORLD6, 7016, root=True, captured=True),
+    Row(
+        "TCP, SO_MARK by root", "tcp dport 7017", "tcp", WORLD4, 7017, "mark", share=_CONNECTS, root=True, captured=True
+    ),
     *_udp("UDP", (7101, 7102)),
+    Row("UDP, SO_MARK by root", "udp dport 7110", "udp", WORLD4, 7110, "mark", root=True),
     *_udp("UDP, socket from before", (7103, 7104), "connected"),
     *_udp("UDP, SO_BINDTODEVICE", (7105, 7106), "device"),
     *_udp("UDP, IP_UNICAST_IF", (7107, 7108), "unicast_if"),

@@ -27,15 +27,7 @@ NOT_CAPTURED: Final = frozenset(row.name for row in ROWS if not row.captured)
 MAY_LEAK: Final = {"nft flush ruleset": EVERYTHING}
 """What is not promised with the killswitch on, by phase (docs/security.md, known limits). Only ever tightened."""
 IPTABLES: Final = {"iptables, legacy": ("iptables-legacy",), "iptables over nf_tables": ("iptables",)}
-FEW: Final = (
-    "during up",
-    "steady",
-    "resolvers replaced",
-    "all killed",
-    "TUN set down",
-    "up after a crash",
-    "during down",
-)
+FEW: Final = ("during up", "resolvers replaced", "all killed", "up after a crash", "during down")
 
 
 @pytest.fixture(scope="module")
