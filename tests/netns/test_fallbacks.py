@@ -88,6 +88,16 @@ def test_killswitch_lets_nothing_out(fresh: Rig, way: Way) -> None:
         older.close()
 
 
+def test_only_this_machine_may_ask_for_an_address(fresh: Rig, way: Way) -> None:
+    asked = "udp and (dst port 67 or dst port 547)"
+    with up(fresh.host, *options(way), before=way.before), detector(fresh.mid, asked) as watch:
+        clients.ask_for_an_address(fresh.box)
+        assert watch.seen() == []
+        clients.ask_for_an_address(fresh.host)
+        assert sum("255.255.255.255.67" in line for line in watch.seen()) == 1
+        assert sum("ff02::1:2.547" in line for line in watch.seen()) == 1
+
+
 def test_killed_tunnel_stays_locked_until_teardown(fresh: Rig, way: Way) -> None:
     before = without_empty_tables(dump(fresh.host))
     with up(fresh.host, *options(way), before=way.before) as running:
