@@ -360,6 +360,7 @@ def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queu
         bypass=options.bypass,
         killswitch=options.killswitch,
         queues=queues,
+        inbound=options.inbound,
     )
 
 

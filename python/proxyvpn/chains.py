@@ -33,8 +33,10 @@ _RESET: Final = "REJECT --reject-with tcp-reset"
 _SYN_ACK: Final = "-p tcp -m conntrack --ctdir REPLY -m tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK"
 _SOURCE_ROUTED: Final = {4: '-m u32 --u32 "0>>24&0xF=6:15"', 6: "-m rt"}
 """An IPv4 header with options, an IPv6 routing header (any user may set one): either could lead anywhere."""
-_OWN: Final = "-m addrtype ! --src-type UNICAST"
-"""From an address of this machine, or from none yet; what is forwarded has another machine's."""
+_OWN: Final = {4: "-m addrtype ! --src-type UNICAST", 6: "-s fe80::/10"}
+"""From an address of this machine, or from none yet; what is forwarded has another machine's. In IPv6, addrtype takes
+an address of this machine for UNICAST, too, and several types mean that all must be true: one rule for each."""
+_NOT_FORWARDED: Final = {4: ("LOCAL,BROADCAST,MULTICAST,ANYCAST",), 6: ("LOCAL", "MULTICAST", "ANYCAST")}
 
 
 def versions(host: Host) -> tuple[int, ...]:
@@ -164,13 +166,13 @@ def _shield(host: Host, version: int) -> list[str]:
 
 
 def _arrivals(tunnel: Tunnel, host: Host, version: int) -> list[str]:
-    local = "LOCAL,BROADCAST,MULTICAST,ANYCAST" if version == 4 else "LOCAL,MULTICAST,ANYCAST"
     return [
         f"-i {host.ifname} -j MARK --set-mark {INBOUND:#x}",
         f"-i {host.ifname} -j RETURN",
         "! -p tcp -j RETURN",
-        f"-m addrtype --dst-type {local} -j RETURN",
-        f"{_SYN_ACK} {_LET_IN}",
+        *(f"-m addrtype --dst-type {kind} -j RETURN" for kind in _NOT_FORWARDED[version]),
+        *(f"-s {network} {_SYN_ACK} {_LET_IN}" for network in collapsed(tunnel.bypass, version)),
+        f"{_SYN_ACK} -m conntrack --ctstate DNAT {_LET_IN}",
         f"{_IN} -j RETURN",
         *_bypass(tunnel, version),
         f"-j MARK --set-mark {MARK:#x}",
@@ -203,6 +205,7 @@ def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         *circles,
         f"-p tcp -m mark --mark {MARK:#x} -j RETURN",
         f"{_IN} -j RETURN",
+        *_answers(tunnel),
         *_allowed(tunnel, version),
         f"-p tcp -j {_RESET}",
         reject,
@@ -220,17 +223,26 @@ def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         f"{_SOURCE_ROUTED[version]} -j DROP",
         f"{_IN} -j RETURN",
         f"-m mark --mark {INBOUND:#x} -m conntrack --ctdir REPLY -j RETURN",
+        *_answers(tunnel),
         *_allowed(tunnel, version),
         "-j DROP",
     ]
 
 
+def _answers(tunnel: Tunnel) -> list[str]:
+    """What UDP servers of this machine say to who asked them first."""
+    if not tunnel.inbound:
+        return []
+    ports = ",".join(map(str, sorted(set(tunnel.inbound))))
+    return [f"-p udp -m multiport --sports {ports} -m addrtype --src-type LOCAL -m conntrack --ctdir REPLY -j RETURN"]
+
+
 def _allowed(tunnel: Tunnel, version: int) -> list[str]:
     lines = [*_proxies(tunnel, version), *_resolvers(tunnel, version, ("tcp", "udp")), *_bypass(tunnel, version)]
     if version == 4:
-        return [*lines, f"-p udp --sport 68 --dport 67 {_OWN} -j RETURN"]
+        return [*lines, f"-p udp --sport 68 --dport 67 {_OWN[4]} -j RETURN"]
     neighbours = [f"-p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j RETURN" for kind in (133, 135, 136)]
-    return [*lines, *neighbours, f"-p udp --sport 546 --dport 547 {_OWN} -j RETURN"]
+    return [*lines, *neighbours, f"-p udp --sport 546 --dport 547 {_OWN[6]} -j RETURN"]
 
 
 def _proxies(tunnel: Tunnel, version: int, verdict: str = "RETURN") -> list[str]:

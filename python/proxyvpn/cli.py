@@ -61,6 +61,7 @@ def cli(ctx: click.Context) -> None:
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
 @click.option("--bypass", multiple=True, metavar="NET", help="Leave traffic to NET alone.")
+@click.option("--inbound", multiple=True, metavar="udp/PORT", help="With the killswitch: let a UDP server here answer.")
 @_STATE_DIR
 @click.option("--detach", is_flag=True, help="Return when traffic flows; go on in the background.")
 @click.option("--dry-run", is_flag=True, help="Print every step and change nothing.")
@@ -74,6 +75,7 @@ def up(voice: Voice, /, state_dir: Path | None, detach: bool, dry_run: bool, **t
       proxyvpn up --proxy http://proxy.example:3128
       proxyvpn up --proxy proxy.example:3128 --proxy-user ann --proxy-password-file secret --killswitch
       proxyvpn up --bypass 10.0.0.0/8 --allow-dns 10.0.0.53 --detach
+      proxyvpn up --killswitch --inbound udp/51820
     """
     from proxyvpn import options  # noqa: PLC0415
 

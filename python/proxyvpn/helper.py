@@ -130,8 +130,10 @@ class Helper:
         try:
             if not tunnel.killswitch:
                 host = dataclasses.replace(host, earlier=self._kernel.earlier())
+            else:
+                host = dataclasses.replace(host, opened_here=self._kernel.opened_here())
             for step in plan.engaging(tunnel, host):
-                self._add(step)
+                self._add_if_possible(step)
             lines = tuple(step.line for step in plan.steps(tunnel, host))
             self._kernel.reclaim((*lines, plan.device_line(host.ifname)), self._say_step)
         except ProxyvpnError as error:
@@ -201,6 +203,12 @@ class Helper:
         self._say_step(step.line)
         self._done.append(step)
         self._kernel.add(step)
+
+    def _add_if_possible(self, step: plan.Step) -> None:
+        try:
+            self._add(step)
+        except plan.NotPossible as error:
+            self._say(f"proxyvpn: {error.what}: {error.why}; {error.advice}")
 
     def _undo(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Undo what was done, in reverse, then whatever else carries our tag; give both kinds of lines."""

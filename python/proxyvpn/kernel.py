@@ -13,10 +13,10 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from proxyvpn import firewall, netlink, privilege, tun
+from proxyvpn import firewall, netlink, privilege, sockets, tun
 from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
-from proxyvpn.plan import Connection, Firewall, Host, Link, Step, Tunnel
+from proxyvpn.plan import Connection, Firewall, Host, Link, OpenedHere, Step, Tunnel
 from proxyvpn.tunnel import MOST_QUEUES
 
 _NAMESPACE: Final = "/proc/self/ns/net"
@@ -49,8 +49,15 @@ class Kernel(Protocol):
         """Give the connections that came in, and go on."""
         ...
 
+    def opened_here(self) -> tuple[Connection, ...]:
+        """Give the connections that this machine has opened to others."""
+        ...
+
     def add(self, step: Step) -> None:
-        """Let the kernel hold `step`. Raises NameTaken for a link whose name somebody else has."""
+        """Let the kernel hold `step`. Raises NameTaken for a link whose name somebody else has.
+
+        Raises NotPossible for a step that a tunnel can do without.
+        """
 
     def remove(self, step: Step) -> None:
         """Let the kernel no longer hold `step`; success when it does not."""
@@ -149,13 +156,19 @@ class RealKernel:
         return Host(free[skip], netlink.has_ipv6(), self._firewall().kind)
 
     def earlier(self) -> tuple[Connection, ...]:
-        return self._netlink.connections()
+        return sockets.came_in()
+
+    def opened_here(self) -> tuple[Connection, ...]:
+        return sockets.opened_here()
 
     def add(self, step: Step) -> None:
         if isinstance(step, Firewall):
             self._firewall().add(step.tunnel, step.host)
             known = set(step.host.earlier)
             self._firewall().admit([each for each in self.earlier() if each not in known])
+            return
+        if isinstance(step, OpenedHere):
+            sockets.end(step.connections)
             return
         if isinstance(step, Link):
             tun.attach(self._nodes[: step.queues], step.ifname)
@@ -167,6 +180,8 @@ class RealKernel:
     def remove(self, step: Step) -> None:
         if isinstance(step, Firewall):
             self._firewall().remove()
+            return
+        if isinstance(step, OpenedHere):
             return
         self._netlink.remove(step)
         if isinstance(step, Link):

@@ -14,6 +14,7 @@ from proxyvpn import proxy, resolvers
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
+from proxyvpn.tunnel import check_port
 
 VARIABLES: Final = (
     "PROXYVPN_PROXY",
@@ -40,6 +41,7 @@ class Typed:
     dns: tuple[str, ...] = ()
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
+    inbound: tuple[str, ...] = ()
     killswitch: bool = False
 
 
@@ -52,6 +54,8 @@ class Options:
     dns: tuple[IPAddress, ...] = ()
     allow_dns: tuple[IPAddress, ...] = ()
     bypass: tuple[IPNetwork, ...] = ()
+    inbound: tuple[int, ...] = ()
+    """UDP ports."""
     killswitch: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -70,12 +74,16 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and any(each.password for each in proxies) and typed.password_file is None and not warnings:
         warnings = (_visible("--proxy"),)
+    inbound = tuple(dict.fromkeys(_udp_port(text) for text in typed.inbound))
+    if inbound and not typed.killswitch:
+        warnings = (*warnings, "--inbound changes nothing without --killswitch: UDP is left alone")
     return Options(
         proxies=proxies,
         source=source,
         dns=tuple(resolvers.parse_address(text, "--dns") for text in typed.dns),
         allow_dns=tuple(resolvers.parse_address(text, "--allow-dns") for text in typed.allow_dns),
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
+        inbound=inbound,
         killswitch=typed.killswitch,
         warnings=warnings,
     )
@@ -111,6 +119,18 @@ def _credentials(typed: Typed) -> tuple[str | None, str | None, tuple[str, ...]]
 
 def _visible(option: str) -> str:
     return f"the password in {option} is visible to every user of this machine in `ps`; use --proxy-password-file"
+
+
+def _udp_port(text: str) -> int:
+    advice = "write it like --inbound udp/51820"
+    kind, _, port = text.partition("/")
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:60])
+    if kind == "tcp":
+        raise UsageError(f"--inbound {shown} is not needed", "TCP servers stay reachable in any case", advice)
+    if kind != "udp" or not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise UsageError(f"--inbound {shown} is not a protocol and a port", advice=advice)
+    check_port(int(port), "UDP")
+    return int(port)
 
 
 def _network(text: str) -> IPNetwork:

@@ -3,7 +3,7 @@
 Opens nothing. The helper is asked for a `Tunnel`, nouns only, and computes the steps here; a caller that could send
 steps would be a caller with CAP_NET_ADMIN. The order is the theory:
 
-    killswitch on:   firewall, link, addresses | routes, rules               (nothing leaves from the first step on)
+    killswitch on:   firewall, link, addresses | routes, rules, older ends   (nothing leaves from the first step on)
     killswitch off:            link, addresses | routes, rules, firewall     (nothing is marked before the way exists)
 
 What stands before the bar is done at Open, the rest at Engage; undone in reverse. In the routes the unreachable default
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv6Address
+from typing import Final
 
 from proxyvpn import chains, ruleset
 from proxyvpn.errors import KernelError
@@ -38,8 +39,12 @@ from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tu
 
 __all__ = [
     "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken",
-    "Neighbours", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "opening", "steps", "sysctls",
+    "Neighbours", "NotPossible", "OpenedHere", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "opening",
+    "steps", "sysctls",
 ]  # fmt: skip
+
+
+_DNS: Final = 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +195,34 @@ class Rule:
         return self.text.replace(" add ", " del ")
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedHere:
+    """End the TCP connections that were opened here before: their programs connect anew, through the tunnel."""
+
+    connections: tuple[Connection, ...]
+
+    @property
+    def text(self) -> str:
+        return "ss --kill --tcp … (opened here before, but not to a proxy, a resolver or a bypassed network)"
+
+    @property
+    def line(self) -> str:
+        return self.text
+
+    @property
+    def undo(self) -> str:
+        return ""
+
+
 class NameTaken(KernelError):
     """Somebody else's link has the name."""
 
 
-Step = Firewall | Neighbours | Link | Address | Route | Rule
+class NotPossible(KernelError):
+    """This kernel cannot do a step that a tunnel can do without."""
+
+
+Step = Firewall | Neighbours | Link | Address | Route | Rule | OpenedHere
 
 
 def steps(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
@@ -210,7 +238,10 @@ def opening(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
 
 
 def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
-    """Give the steps of Engage: routes and rules, and without the killswitch the firewall after them."""
+    """Give the steps of Engage: routes and rules, and without the killswitch the firewall after them.
+
+    With it, what was opened before ends when there is a way to open it anew.
+    """
     found: list[Step] = []
     for version in _versions(host):
         found += [Route(version, "")] if tunnel.killswitch else []
@@ -218,7 +249,9 @@ def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     preferences = (PREFERENCE_ATTACHED, PREFERENCE_STRAY, PREFERENCE_MARK, PREFERENCE_NO_ROUTE)
     for version in _versions(host):
         found += [Rule(version, each, _of_link(each, host.ifname)) for each in preferences]
-    return (*found, *(() if tunnel.killswitch else _firewall(tunnel, host)))
+    if not tunnel.killswitch:
+        return (*found, *_firewall(tunnel, host))
+    return (*found, OpenedHere(tuple(each for each in host.opened_here if not _goes_on(tunnel, each))))
 
 
 def sysctls(host: Host) -> tuple[tuple[str, str], ...]:
@@ -240,6 +273,13 @@ def sysctls(host: Host) -> tuple[tuple[str, str], ...]:
 def device_line(ifname: str) -> str:
     """Give the words for a link of ours that was found in the kernel."""
     return f"ip link add dev {ifname}"
+
+
+def _goes_on(tunnel: Tunnel, each: Connection) -> bool:
+    """Say whether an older connection may go on directly, as new ones to its far end may."""
+    proxy = any((each.remote, each.remote_port) == (known.address, known.port) for known in tunnel.proxies)
+    resolver = each.remote_port == _DNS and each.remote in tunnel.resolvers
+    return proxy or resolver or any(each.remote in network for network in tunnel.bypass)
 
 
 def _firewall(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:

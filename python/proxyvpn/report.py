@@ -37,7 +37,8 @@ def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...]) -> str
     names = ", ".join(resolvers)
     if options.killswitch:
         udp = f"UDP is dropped but for DNS to {names}" if names else "UDP is dropped, DNS too"
-        rest = f"killswitch on, {udp}"
+        answers = "".join(f", udp/{port} answers" for port in options.inbound)
+        rest = f"killswitch on, {udp}{answers}"
     else:
         dns = f"DNS goes directly to {names}" if names else "DNS over TCP goes through the proxy"
         rest = f"killswitch off, UDP is left alone; {dns}"

@@ -141,9 +141,11 @@ def _inet(tunnel: Tunnel, host: Host, filled: dict[str, tuple[str, ...]]) -> lis
     lines += _chain("arrivals", "type filter hook prerouting priority mangle; policy accept;", _arrivals(host))
     lines += _chain("capture", "type route hook output priority mangle; policy accept;", _capture(host))
     policy = "drop" if tunnel.killswitch else "accept"
-    refuse, guard = (_refuse, _guard) if tunnel.killswitch else (_refuse_open, _guard_open)
-    lines += _chain("refuse", "type filter hook output priority filter; policy accept;", refuse(host))
-    lines += _chain("guard", f"type filter hook postrouting priority filter; policy {policy};", guard(host))
+    closed = tunnel.killswitch
+    refuse = _refuse(host, tunnel.inbound) if closed else _refuse_open(host)
+    guard = _guard(host, tunnel.inbound) if closed else _guard_open(host)
+    lines += _chain("refuse", "type filter hook output priority filter; policy accept;", refuse)
+    lines += _chain("guard", f"type filter hook postrouting priority filter; policy {policy};", guard)
     return [*lines, "}"]
 
 
@@ -199,12 +201,17 @@ def _shield(host: Host) -> list[str]:
 
 
 def _arrivals(host: Host) -> list[str]:
-    """Forwarded TCP: of containers, virtual machines, neighbours."""
+    """Forwarded TCP: of containers, virtual machines, neighbours.
+
+    Here a SYN/ACK may as well be the far end's answer to a container. Ours is one from where SYNs may arrive: from a
+    bypassed network, or from behind an address of this machine that is translated (a published port).
+    """
     return [
         "meta l4proto != tcp return",
         f'iifname "{host.ifname}" return',
         "fib daddr type { local, broadcast, multicast, anycast } return",
-        f"ct direction reply {_SYN_ACK} {_set_in()}",
+        *_both(host, f"{{ip}} saddr @bypass{{v}} ct direction reply {_SYN_ACK} {_set_in()}"),
+        f"ct status dnat ct direction reply {_SYN_ACK} {_set_in()}",
         *_known(),
         *_both(host, "{ip} daddr @bypass{v} return"),
         *_forget_soon(host),
@@ -241,7 +248,7 @@ def _set_in() -> str:
     return f"ct mark set {INBOUND:#x} return"
 
 
-def _refuse(host: Host) -> list[str]:
+def _refuse(host: Host, inbound: tuple[int, ...]) -> list[str]:
     """Say no to what the guard will drop, so that programs (QUIC first of all) fall back at once.
 
     Marked TCP passes whatever its device is called here; what must not leave is stopped by the guard.
@@ -251,13 +258,14 @@ def _refuse(host: Host) -> list[str]:
         *_circles(host),
         f"meta l4proto tcp meta mark {MARK:#x} return",
         f"{_IN} return",
+        *_answers(inbound, "return"),
         *_allowed(host, "return"),
         'meta l4proto tcp counter name "dropped" reject with tcp reset',
         'counter name "dropped" reject with icmpx type port-unreachable',
     ]
 
 
-def _guard(host: Host) -> list[str]:
+def _guard(host: Host, inbound: tuple[int, ...]) -> list[str]:
     """What may leave; the rest is dropped and counted."""
     return [
         'oifname "lo" accept',
@@ -269,9 +277,21 @@ def _guard(host: Host) -> list[str]:
         *(['exthdr rt exists counter name "dropped" drop'] if host.ipv6 else []),
         f"{_IN} accept",
         f'iifname "{host.ifname}" ct direction reply accept',
+        *_answers(inbound, "accept"),
         *_allowed(host, "accept"),
         'counter name "dropped" drop',
     ]
+
+
+def _answers(inbound: tuple[int, ...], verdict: str) -> list[str]:
+    """What a UDP server of this machine says to who asked it first; from its port nothing else may leave."""
+    if not inbound:
+        return []
+    return [f"udp sport {{ {_listed(inbound)} }} fib saddr type local ct direction reply {verdict}"]
+
+
+def _listed(ports: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sorted(set(ports))))
 
 
 def _allowed(host: Host, verdict: str) -> list[str]:

@@ -20,6 +20,8 @@ IPNetwork = IPv4Network | IPv6Network
 MOST_PROXIES: Final = 8
 MOST_RESOLVERS: Final = 8
 MOST_BYPASS: Final = 64
+MOST_INBOUND: Final = 15
+"""As many as one rule of iptables' multiport takes."""
 MOST_QUEUES: Final = 4
 
 
@@ -34,8 +36,7 @@ class Endpoint:
         _check_host(self.address, "proxy")
         if isinstance(self.address, IPv4Address) and self.address.is_link_local:
             raise UsageError(f"{self.address} cannot be a proxy", "it is a link-local address")
-        if not 1 <= self.port <= 65535:
-            raise UsageError(f"{self.port} is not a TCP port", "", "ports are 1 to 65535")
+        check_port(self.port, "TCP")
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if isinstance(self.address, IPv6Address) else str(self.address)
@@ -51,6 +52,8 @@ class Tunnel:
     bypass: tuple[IPNetwork, ...]
     killswitch: bool
     queues: int
+    inbound: tuple[int, ...] = ()
+    """UDP ports of this machine that may answer, with the killswitch, whoever asks them."""
 
     def __post_init__(self) -> None:
         if not self.proxies:
@@ -64,6 +67,9 @@ class Tunnel:
         for network in (*collapsed(self.bypass, 4), *collapsed(self.bypass, 6)):
             if network.prefixlen == 0:
                 raise UsageError(f"a bypass of {network} would leave nothing to the tunnel")
+        _check_number(self.inbound, MOST_INBOUND, "inbound ports")
+        for port in self.inbound:
+            check_port(port, "UDP")
         if not 1 <= self.queues <= MOST_QUEUES:
             raise UsageError(f"{self.queues} is not a number of queues", "", f"1 to {MOST_QUEUES} are possible")
 
@@ -81,6 +87,7 @@ class Connection:
 @dataclass(frozen=True, slots=True)
 class Host:
     """The facts of the machine that the steps depend on. `backend` is how the firewall is loaded: nft or iptables;
+    `earlier` are the connections that came in, `opened_here` those that did not;
     `timeouts`: the kernel lets a ruleset set conntrack's time-outs (CONFIG_NF_CONNTRACK_TIMEOUT).
     """
 
@@ -88,7 +95,14 @@ class Host:
     ipv6: bool
     backend: str = "nft"
     earlier: tuple[Connection, ...] = ()
+    opened_here: tuple[Connection, ...] = ()
     timeouts: bool = True
+
+
+def check_port(port: int, kind: str) -> None:
+    """Raise UsageError for a number that is no port."""
+    if not 1 <= port <= 65535:
+        raise UsageError(f"{port} is not a {kind} port", "", "ports are 1 to 65535")
 
 
 def check_resolvers(resolvers: tuple[IPAddress, ...]) -> None:

@@ -86,6 +86,23 @@ def offer_pings(space: Namespace, count: int) -> None:
                     )
 
 
+def ask_for_an_address(space: Namespace, device: str = "eth0") -> None:
+    """Send what a DHCP client sends, for IPv4 and IPv6, and the former to a server far away as well."""
+    index = str(space.sh(f"cat /sys/class/net/{device}/ifindex")).strip()
+    link_local = space.sh(f"ip -6 -o address show dev {device} scope link").split()[3].partition("/")[0]
+    asked: tuple[tuple[str, int, tuple[str | int, ...]], ...] = (
+        ("", 68, ("255.255.255.255", 67)),
+        ("", 68, (WORLD4, 67)),
+        (link_local, 546, ("ff02::1:2", 547, 0, int(index))),
+    )
+    for source, port, target in asked:
+        with space.new_socket(family_of(str(target[0])), socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            sock.bind((source, port, 0, int(index)) if source else (source, port))
+            sock.sendto(b"who am I?", target)
+
+
 def upload(sock: socket.socket, count: int) -> str:
     """Send `count` bytes of the test stream, and give what the sink should answer."""
     digest = hashlib.sha256()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.netns import internet as servers
 from tests.netns import proxies
+from tests.netns.leak_table import MEASURED, table
 from tests.netns.rig import Rig, rig
 from tests.netns.up import READY_AFTER
 
@@ -48,3 +49,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"up was ready after {median:.2f} s (median of {len(times)}; at most {longest:.2f} s, in {where})"
         )
+    for title, columns in MEASURED.items():
+        terminalreporter.write_line("")
+        terminalreporter.write_line(table(title, columns))

@@ -109,26 +109,30 @@ class Bed:
 
     def helper(self, *ways: str) -> Running:
         """Start a helper in `host`; with `ways`, one that may only use those firewalls."""
-        ours, theirs = socket.socketpair()
-        log = self.home / f"helper{len(self._helpers)}.log"
-        with theirs, log.open("wb") as stderr:
-            caller = subprocess.Popen(
-                self.host.command(sys.executable, str(_CALLER), str(theirs.fileno()), *ways),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-        ours.settimeout(20)
-        pid, fds, _, _ = socket.recv_fds(ours, 16, 1)
-        helper = Running(Channel.from_fd(fds[0]), Process(int(pid), ours, caller))
-        helper.log = log
-        self._helpers.append(helper)
-        return helper
+        self._helpers.append(helper_in(self.host, self.home / f"helper{len(self._helpers)}.log", *ways))
+        return self._helpers[-1]
 
     def dump(self) -> dict[str, str]:
         """Give all that the kernel of `host` holds; with the older firewall's tables, but for their counters."""
         found = {name: text for name, text in dump(self.host).items() if "legacy" not in name}
         return {**found, "older firewall": self.host.sh(_LEGACY)}
+
+
+def helper_in(space: Namespace, log: Path, *ways: str) -> Running:
+    """Start a helper in a namespace; with `ways`, one that may only use those firewalls."""
+    ours, theirs = socket.socketpair()
+    with theirs, log.open("wb") as stderr:
+        caller = subprocess.Popen(
+            space.command(sys.executable, str(_CALLER), str(theirs.fileno()), *ways),
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+    ours.settimeout(20)
+    pid, fds, _, _ = socket.recv_fds(ours, 16, 1)
+    helper = Running(Channel.from_fd(fds[0]), Process(int(pid), ours, caller))
+    helper.log = log
+    return helper
 
 
 @contextlib.contextmanager

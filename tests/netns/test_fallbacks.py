@@ -40,10 +40,14 @@ class Way:
 @pytest.fixture(params=HIDDEN)
 def way(request: pytest.FixtureRequest, fresh: Rig) -> Iterator[Way]:
     """Each of the ways that are not libnftables."""
-    hide = f'for file in {HIDDEN[request.param]}; do mount --bind /dev/null "$(readlink -f "$file")"; done'
-    script = f'{hide}; exec "$0" "$@"'
     with internet.internet(fresh.world), proxies.squid(fresh.mid) as proxy:
-        yield Way(("unshare", "--mount", "sh", "-euc", script), proxy)
+        yield Way(hiding(HIDDEN[request.param]), proxy)
+
+
+def hiding(files: str) -> tuple[str, ...]:
+    """Give what to run a command with, so that it does not find some files."""
+    hide = f'for file in {files}; do mount --bind /dev/null "$(readlink -f "$file")"; done'
+    return ("unshare", "--mount", "sh", "-euc", f'{hide}; exec "$0" "$@"')
 
 
 def options(way: Way, killswitch: str = "--killswitch") -> tuple[str, ...]:
@@ -82,6 +86,16 @@ def test_killswitch_lets_nothing_out(fresh: Rig, way: Way) -> None:
             assert watch.seen()[begun:] == []
             assert ask(fresh.host, RESOLVER4) and not ask(fresh.host, RESOLVER6, seconds=0.5)
         older.close()
+
+
+def test_only_this_machine_may_ask_for_an_address(fresh: Rig, way: Way) -> None:
+    asked = "udp and (dst port 67 or dst port 547)"
+    with up(fresh.host, *options(way), before=way.before), detector(fresh.mid, asked) as watch:
+        clients.ask_for_an_address(fresh.box)
+        assert watch.seen() == []
+        clients.ask_for_an_address(fresh.host)
+        assert sum("255.255.255.255.67" in line for line in watch.seen()) == 1
+        assert sum("ff02::1:2.547" in line for line in watch.seen()) == 1
 
 
 def test_killed_tunnel_stays_locked_until_teardown(fresh: Rig, way: Way) -> None:

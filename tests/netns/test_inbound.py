@@ -13,12 +13,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests.netns import clients, proxies
-from tests.netns.rig import HOST4, HOST6, RESOLVER4, Detector, Rig, detector
-from tests.netns.up import up
+from tests.netns.namespaces import Namespace, family_of
+from tests.netns.rig import BOX4, HOST4, HOST6, RESOLVER4, WORLD4, WORLD6, Detector, Rig, detector
+from tests.netns.test_fallbacks import HIDDEN, hiding
+from tests.netns.up import kill, proxyvpn, up
 
 pytestmark = pytest.mark.privileged
 
 PORT = 2022
+UDP_PORT = 5182
+WAYS: dict[str, tuple[str, ...]] = {"nftables": (), "iptables": hiding(HIDDEN["iptables, legacy"])}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +67,69 @@ def test_new_connection_comes_in_and_outlives_the_tunnel(
         assert f"{address}.{PORT}" in watch.seen()[0]
     assert clients.echoes(sock)
     sock.close()
+
+
+@pytest.mark.parametrize(("there", "here"), [(WORLD4, HOST4), (WORLD6, HOST6)])
+@pytest.mark.parametrize("way", WAYS)
+def test_named_udp_server_answers_and_says_nothing_of_its_own(
+    bed: Rig, squid: proxies.RunningProxy, way: str, there: str, here: str
+) -> None:
+    with (
+        up(bed.host, *_closed(squid), "--inbound", f"udp/{UDP_PORT}", before=WAYS[way]) as running,
+        _bound(bed.host, here, UDP_PORT) as server,
+        _bound(bed.host, here, UDP_PORT + 1) as unnamed,
+        _bound(bed.world, there, 4000) as asker,
+        _bound(bed.world, there, 4001) as stranger,
+    ):
+        assert f"udp/{UDP_PORT} answers" in running.ready_line()
+        for each in (server, unnamed):
+            asker.sendto(b"question", each.getsockname()[:2])
+            assert each.recvfrom(100)[1][:2] == (there, 4000)
+            assert _heard(each, asker) is (each is server)
+        assert not _heard(server, stranger), "nobody asked"
+        stranger.sendto(b"question", unnamed.getsockname()[:2])
+        assert not _heard(server, stranger), "another port was asked"
+
+
+def test_named_port_is_no_way_out_for_a_container(bed: Rig, squid: proxies.RunningProxy) -> None:
+    with (
+        up(bed.host, *_closed(squid), "--inbound", f"udp/{UDP_PORT}"),
+        _bound(bed.box, BOX4, UDP_PORT) as server,
+        _bound(bed.world, WORLD4, 4000) as asker,
+    ):
+        assert not _heard(server, asker)
+
+
+def test_flow_that_the_server_began_before_up_does_not_go_on(bed: Rig, squid: proxies.RunningProxy) -> None:
+    with _bound(bed.host, HOST4, UDP_PORT) as server, _bound(bed.world, WORLD4, 4002) as there:
+        with up(bed.host, "--proxy", squid.url4, "--no-killswitch", "--dns", RESOLVER4) as running:
+            assert _heard(server, there), "conntrack now knows that this machine began"
+            kill(running.helper, running.worker, running.process.pid)
+        with up(bed.host, *_closed(squid), "--inbound", f"udp/{UDP_PORT}"):
+            there.sendto(b"more", (HOST4, UDP_PORT))
+            assert server.recv(100) == b"more"
+            assert not _heard(server, there)
+    assert proxyvpn(bed.host, "teardown").returncode == 0
+
+
+def _closed(squid: proxies.RunningProxy) -> tuple[str, ...]:
+    return ("--proxy", squid.url4, "--killswitch", "--dns", RESOLVER4)
+
+
+def _bound(space: Namespace, address: str, port: int) -> socket.socket:
+    sock = space.new_socket(family_of(address), socket.SOCK_DGRAM)
+    sock.bind((address, port))
+    return sock
+
+
+def _heard(sender: socket.socket, receiver: socket.socket) -> bool:
+    """Send one datagram; True when it arrives."""
+    receiver.settimeout(0.3)
+    try:
+        sender.sendto(b"answer", receiver.getsockname()[:2])
+        return receiver.recv(100) == b"answer"
+    except OSError:
+        return False
 
 
 def _serve(listener: socket.socket) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -15,7 +17,7 @@ from tests.netns import clients, proxies
 from tests.netns.internet import Internet, ask
 from tests.netns.namespaces import Namespace
 from tests.netns.peer import ECHO
-from tests.netns.rig import BOX4, RESOLVER4, RESOLVER6, WORLD4, WORLD6, Detector, Rig, detector, leak_filter
+from tests.netns.rig import BOX4, HOST4, RESOLVER4, RESOLVER6, WORLD4, WORLD6, Detector, Rig, detector, leak_filter
 from tests.netns.up import proxyvpn, up
 
 pytestmark = pytest.mark.privileged
@@ -72,6 +74,24 @@ def test_older_connection_does_not_go_on_past_the_tunnel(
         assert watch.seen()[begun:] == []
     for sock in older:
         sock.close()
+
+
+def test_packet_socket_of_root_passes_below(bed: Rig, watch: Detector, squid: proxies.RunningProxy) -> None:
+    """A known limit (docs/security.md), and the proof that the detector looks below the firewall."""
+    frame = b"\xff" * 6 + b"\x02pvrig" + b"\x08\x00" + ipv4_packet(HOST4, WORLD4, proto=253)
+    with up(bed.host, "--proxy", squid.url4, "--killswitch", "--dns", RESOLVER4):
+        begun = len(watch.seen())
+        with bed.host.new_socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+            sock.sendto(frame, ("eth0", 0))
+        with bed.host.new_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock, suppress(OSError):
+            sock.sendto(frame[14:], (WORLD4, 0))
+        assert len(watch.seen()[begun:]) == 1
+
+
+def ipv4_packet(source: str, destination: str, proto: int) -> bytes:
+    """Give an IPv4 header (its checksum is the kernel's or nobody's business) and four bytes."""
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    return struct.pack(">BBHHHBBH", 0x45, 0, 24, 0, 0, 64, proto, 0) + addresses + b"leak"
 
 
 def test_killswitch_off_leaves_udp_alone(bed: Rig, watch: Detector, squid: proxies.RunningProxy) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxyvpn.errors import AlreadyUp, KernelError
-from proxyvpn.plan import Connection, Firewall, Host, Link, NameTaken, Neighbours, Step, Tunnel
+from proxyvpn.plan import Connection, Firewall, Host, Link, NameTaken, Neighbours, NotPossible, OpenedHere, Step, Tunnel
 
 
 class FakeKernel:
@@ -19,6 +19,8 @@ class FakeKernel:
         self.claimed_by_another = False
         self.claimed = False
         self.connections: tuple[Connection, ...] = ()
+        self.opened: tuple[Connection, ...] = ()
+        self.can_end_connections = True
         self.updates: list[Tunnel] = []
         self.was_locked_always = True
         self._adds_until_refusal = refuse
@@ -39,6 +41,9 @@ class FakeKernel:
     def earlier(self) -> tuple[Connection, ...]:
         return self.connections
 
+    def opened_here(self) -> tuple[Connection, ...]:
+        return self.opened
+
     def add(self, step: Step) -> None:
         assert self.claimed, "the kernel is touched without a claim"
         if isinstance(step, Link) and step.ifname in self.foreign_links:
@@ -48,6 +53,11 @@ class FakeKernel:
             raise KernelError(f"the kernel refused: {step.line}", "No such device")
         self._adds_until_refusal -= 1
         if isinstance(step, Neighbours):
+            return
+        if isinstance(step, OpenedHere):
+            if not self.can_end_connections:
+                raise NotPossible("connections from before cannot be closed", "of old age", "never mind")
+            self.opened = tuple(each for each in self.opened if each not in step.connections)
             return
         if isinstance(step, Firewall):  # loading over an older one replaces it
             self.held = [each for each in self.held if not isinstance(each, Firewall)]

@@ -118,8 +118,10 @@ def test_targets_compare_with_another_program_another_figure_or_nothing() -> Non
 
 def names_of_scenarios() -> set[str]:
     """Every figure that the scenarios can give, but for failures."""
-    streams = {name for name in SCENARIOS if "up" in name or "down" in name}
+    beside = {name for name in SCENARIOS if name.startswith("beside")}
+    streams = {name for name in SCENARIOS if "up" in name or "down" in name} - beside
     found = {f"{name}_{unit}" for name in streams for unit in ("gbit_s", "cpu_s_per_gb")}
+    found |= {f"{name}_{unit}" for name in beside for unit in ("p50_ms", "p99_ms", "gbit_s")}
     found |= {f"{name}_{unit}" for name in ("connect", "far_connect") for unit in ("per_s", "p50_us", "cpu_us")}
     found |= {f"{name}_{unit}" for name in ("rr1", "rr64") for unit in ("p50_us", "p99_us")}
     return found | {"idle_kib", "idle_open", "idle_rr_p50_us", "idle_slowdown", "ready_s"}

@@ -257,6 +257,7 @@ def test_another_version_is_refused() -> None:
 
 
 STEPS = len(plan.steps(OPEN_TUNNEL, plan.Host("pvpn0", True)))
+CLOSED_STEPS = len(plan.steps(CLOSED_TUNNEL, plan.Host("pvpn0", True)))
 
 
 @pytest.mark.parametrize("tunnel", [OPEN_TUNNEL, CLOSED_TUNNEL], ids=["open", "killswitch"])
@@ -273,7 +274,7 @@ def test_any_step_that_fails_is_rolled_back(step: int, tunnel: plan.Tunnel) -> N
 
 
 def test_failed_take_over_leaves_the_machine_locked() -> None:
-    kernel = FakeKernel(refuse=STEPS + 3)
+    kernel = FakeKernel(refuse=CLOSED_STEPS + 1)
     crashed = Life(kernel)
     crashed.ask(Open(VERSION, CLOSED_TUNNEL), Engage())
     crashed.end()
@@ -287,7 +288,7 @@ def test_failed_take_over_leaves_the_machine_locked() -> None:
 
 @pytest.mark.parametrize("step", range(STEPS))
 def test_failed_take_over_without_killswitch_is_either_locked_or_open_and_never_between(step: int) -> None:
-    kernel = FakeKernel(refuse=STEPS + 2 + step)
+    kernel = FakeKernel(refuse=CLOSED_STEPS + step)
     crashed = Life(kernel)
     crashed.ask(Open(VERSION, CLOSED_TUNNEL), Engage())
     crashed.end()
@@ -391,3 +392,42 @@ def test_caller_of_the_same_namespace_is_accepted() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         helper.check_peer(theirs.fileno())
+
+
+HERE = ip_address("192.0.2.1")
+OPENED = (
+    plan.Connection(HERE, 40001, ip_address("198.51.100.7"), 443),
+    plan.Connection(HERE, 40002, PROXIES[0].address, PROXIES[0].port),
+    plan.Connection(HERE, 40003, RESOLVERS[0], 53),
+    plan.Connection(HERE, 40004, ip_address("10.1.2.3"), 443),
+    plan.Connection(HERE, 40005, RESOLVERS[0], 443),
+)
+
+
+def test_with_the_killswitch_what_was_opened_before_ends_but_not_what_may_go_on() -> None:
+    kernel = FakeKernel()
+    kernel.opened = OPENED
+    life = Life(kernel)
+    assert isinstance(life.ask(Open(VERSION, CLOSED_TUNNEL), Engage()), Engaged)
+    assert set(kernel.opened) == set(OPENED[1:4])
+    assert any("ss --kill" in line for line in life.said)
+    life.end()
+
+
+def test_without_the_killswitch_what_was_opened_before_is_left_alone() -> None:
+    kernel = FakeKernel()
+    kernel.opened = OPENED
+    life = Life(kernel)
+    assert isinstance(life.ask(Open(VERSION, OPEN_TUNNEL), Engage()), Engaged)
+    assert kernel.opened == OPENED
+    life.end()
+
+
+def test_kernel_that_cannot_end_connections_is_one_line_in_the_log() -> None:
+    kernel = FakeKernel()
+    kernel.can_end_connections = False
+    life = Life(kernel)
+    assert isinstance(life.ask(Open(VERSION, CLOSED_TUNNEL), Engage()), Engaged)
+    assert sum("cannot be closed" in line for line in life.said) == 1
+    assert isinstance(life.ask(Close()), Closed)
+    life.end()

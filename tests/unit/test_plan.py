@@ -20,6 +20,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 PROXIES = (Endpoint(ip_address("192.0.2.10"), 3128), Endpoint(ip_address("2001:db8::10"), 8080))
 RESOLVERS = (ip_address("192.0.2.53"), ip_address("2001:db8::53"))
 BYPASS = (ip_network("10.0.0.0/8"), ip_network("10.1.0.0/16"), ip_network("192.0.2.7"), ip_network("fd00::/8"))
+INBOUND = (51820, 443)
 EARLIER = (
     Connection(ip_address("192.0.2.1"), 22, ip_address("198.51.100.7"), 50022),
     Connection(ip_address("2001:db8::1"), 22, ip_address("2001:db8:7::7"), 50026),
@@ -31,7 +32,9 @@ CASES = {
         + (("resolvers",) if resolvers else ())
         + (("iptables",) if backend == "iptables" else ())
     ): (
-        Tunnel(PROXIES, RESOLVERS if resolvers else (), BYPASS if bypass else (), killswitch, 2),
+        Tunnel(
+            PROXIES, RESOLVERS if resolvers else (), BYPASS if bypass else (), killswitch, 2, INBOUND if bypass else ()
+        ),
         Host("pvpn0", ipv6, backend, EARLIER if resolvers else ()),
     )
     for killswitch, ipv6, bypass, resolvers, backend in itertools.product(
@@ -119,6 +122,9 @@ def test_the_kernel_without_ipv6_is_told_nothing_of_it() -> None:
         ("bypass", (ip_network("::/0"),)),
         ("bypass", (ip_network("2001:db8::%x, 8000::/64"),)),
         ("bypass", (ip_network("0.0.0.0/1"), ip_network("128.0.0.0/1"))),
+        ("inbound", (0,)),
+        ("inbound", (65536,)),
+        ("inbound", tuple(range(1, 17))),
         ("queues", 0),
         ("queues", 5),
     ],

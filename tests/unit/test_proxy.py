@@ -207,3 +207,23 @@ def test_bypass_that_cannot_be_meant_is_refused(network: str) -> None:
 def test_bypass_takes_a_host_and_a_network() -> None:
     found = options.read(Typed(proxy=("http://x.example",), bypass=("192.0.2.7", "10.1.2.3/8", "2001:db8::/32")), {})
     assert [str(each) for each in found.bypass] == ["192.0.2.7/32", "10.0.0.0/8", "2001:db8::/32"]
+
+
+def test_inbound_ports_are_udp_ports_once_each() -> None:
+    typed = Typed(proxy=("http://x.example",), inbound=("udp/53", "udp/51820", "udp/53"), killswitch=True)
+    found = options.read(typed, {})
+    assert found.inbound == (53, 51820) and found.warnings == ()
+
+
+def test_inbound_without_the_killswitch_is_a_warning() -> None:
+    found = options.read(Typed(proxy=("http://x.example",), inbound=("udp/53",)), {})
+    assert "--inbound" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["53", "tcp/53", "udp/", "udp/0", "udp/65536", "udp/-1", "udp/ 53", "udp/٣", "sctp/53", "udp/1-9", "udp/53\n"],
+)
+def test_inbound_that_is_no_udp_port_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        options.read(Typed(proxy=("http://x.example",), inbound=(text,)), {})
