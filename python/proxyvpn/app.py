@@ -239,6 +239,7 @@ class Life:
         except ProxyvpnError as error:
             counters, notes = {}, (error.what,)
         record, held = self._record, self._helper.status()
+        notes = (*notes, *held.notes)
         if record.killswitch and not held.locked:
             notes = (*notes, _FIREWALL_GONE)
         return Report(

@@ -13,11 +13,12 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from proxyvpn import firewall, netlink, privilege, tun
+from proxyvpn import firewall, netlink, privilege, sockets, tun
 from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.plan import Connection, Firewall, Host, Link, Step, Tunnel
 from proxyvpn.tunnel import MOST_QUEUES
+from proxyvpn.watch import News, Watch
 
 _NAMESPACE: Final = "/proc/self/ns/net"
 _LOCK: Final = "/proc/sys/net/ipv4/tcp_fastopen_key"
@@ -74,6 +75,33 @@ class Kernel(Protocol):
         """Give the number of packets that the firewall stopped."""
         ...
 
+    def filenos(self) -> tuple[int, ...]:
+        """Give the descriptors that are readable when the kernel has news."""
+        ...
+
+    def news(self) -> News:
+        """Read the kernel's news: what may have changed."""
+        ...
+
+    def is_watched(self) -> bool:
+        """Say whether there is news of the firewall; where not, it has to be looked at."""
+        ...
+
+    def firewall(self) -> str:
+        """Give the firewall as it is loaded, to be compared; empty when it is not there as a whole."""
+        ...
+
+    def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Give those of the links, addresses, routes and rules in `steps` that the kernel does not hold any more."""
+        ...
+
+    def restore(self, step: Step) -> None:
+        """Let the kernel hold `step` again: a link on the same queues."""
+
+    def defaults(self) -> tuple[str, ...]:
+        """Give the machine's default routes, for the log."""
+        ...
+
     def reclaim(self, keep: tuple[str, ...], say: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Remove everything that carries our tag but `keep`; give what was removed, and what could not be.
 
@@ -93,6 +121,7 @@ class RealKernel:
         self._queues: tuple[int, ...] = ()
         self._backend: firewall.Backend | None = None
         self._netlink = netlink.Netlink()
+        self._watch = Watch()
         try:
             if not privilege.has(privilege.CAP_NET_ADMIN):
                 raise PrivilegeMissing(
@@ -148,7 +177,10 @@ class RealKernel:
         return Host(free[skip], netlink.has_ipv6(), self._firewall().kind)
 
     def earlier(self) -> tuple[Connection, ...]:
-        return self._netlink.connections()
+        try:
+            return sockets.came_in()
+        except OSError as error:
+            raise KernelError("the kernel does not list its sockets", error.strerror or str(error)) from error
 
     def add(self, step: Step) -> None:
         if isinstance(step, Firewall):
@@ -187,6 +219,31 @@ class RealKernel:
 
     def dropped(self) -> int:
         return self._backend.dropped() if self._backend else 0
+
+    def filenos(self) -> tuple[int, ...]:
+        return self._watch.filenos()
+
+    def news(self) -> News:
+        return self._watch.news()
+
+    def is_watched(self) -> bool:
+        return self._firewall().kind == "nft" and self._watch.sees_firewall
+
+    def firewall(self) -> str:
+        return self._firewall().loaded()
+
+    def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return self._netlink.missing(tuple(each for each in steps if not isinstance(each, Firewall)))
+
+    def restore(self, step: Step) -> None:
+        if isinstance(step, Link) and not self._netlink.has_link(step.ifname):
+            tun.attach(self._queues, step.ifname)
+            self._netlink.add(step)
+        else:
+            self.add(step) if isinstance(step, Firewall) else self._netlink.add(step)
+
+    def defaults(self) -> tuple[str, ...]:
+        return self._netlink.defaults()
 
     def reclaim(self, keep: tuple[str, ...], say: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         removed: list[str] = []

@@ -84,12 +84,13 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class State:
     """`phase` is fresh, open or engaged; `dropped` counts packets that the guard stopped; `left` is what an earlier
-    tunnel left behind (only when fresh), `locked` whether that includes a closed guard."""
+    tunnel left behind (only when fresh), `locked` whether that includes a closed guard; `notes` is for `status`."""
 
     phase: str
     dropped: int
     left: tuple[str, ...]
     locked: bool
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Links, addresses, routes, rules, neighbours and the list of TCP sockets, over netlink; the only user of pyroute2.
+"""Links, addresses, routes, rules and neighbours, over rtnetlink; the only user of pyroute2.
 
 Each add stands beside its remove. Adding what is there is success, and so is removing what is not. Only what carries
-our tag is ever removed: rules and routes by protocol number, a link by name and alias. See rtnetlink(7), sock_diag(7).
+our tag is ever removed: rules and routes by protocol number, a link by name and alias. See rtnetlink(7).
 A family is always named: without one pyroute2 means IPv4.
 """
 
@@ -13,10 +13,10 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Any, Final
 
-from pyroute2 import DiagSocket, IPRoute
+from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from proxyvpn.errors import KernelError, PrivilegeMissing
@@ -36,15 +36,13 @@ from proxyvpn.mark import (
     TABLE,
     UNREACHABLE_METRIC,
 )
-from proxyvpn.plan import Address, Connection, IPAddress, Link, Neighbours, Route, Rule, device_line
+from proxyvpn.plan import Address, Link, Neighbours, Route, Rule, device_line
 
 _MAIN: Final = 254
 _NODAD: Final = 0x02
 _INCOMPLETE: Final = 0x01
-_LISTEN: Final = 10
-_LIVING: Final = 0x1FFF & ~(1 << 6 | 1 << 7)
-"""All states, as bits, but TIME-WAIT (6), of which there may be thousands that send nothing any more, and CLOSE (7)."""
 _RTN_UNREACHABLE: Final = 7
+_IFF_UP: Final = 1
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -112,6 +110,32 @@ class Netlink:
         found += [Tagged(device_line(name), "link", each) for name, each in self._links()]
         return tuple(sorted(found, key=lambda each: ("rule", "route", "link").index(each.kind)))
 
+    def missing(self, steps: tuple[Owned, ...]) -> tuple[Owned, ...]:
+        """Give those of `steps` that the kernel does not hold (any more), in their order; a link must be up, too."""
+        lines = {each.line for each in self.tagged()}
+        links = {name: each for name, each in self._links() if each["flags"] & _IFF_UP}
+        held = {
+            (each["index"], each.get("local") or each.get("address"))
+            for _, family in _families()
+            for each in (self._route.addr("dump", family=family) if links else ())
+        }
+        return tuple(each for each in steps if not _is_held(each, lines, links, held))
+
+    def has_link(self, ifname: str) -> bool:
+        """Say whether there is a link of ours of this name, up or down."""
+        return any(name == ifname for name, _ in self._links())
+
+    def defaults(self) -> tuple[str, ...]:
+        """Give the default routes of the main table, as a person would name them."""
+        found = [
+            f"IPv{version} by {_name(_get(each, 'oif') or 0)}"
+            + (f" ({_get(each, 'gateway')})" if _get(each, "gateway") else "")
+            for version, family in _families()
+            for each in self._route.route("dump", family=family, table=_MAIN)
+            if each["family"] == family and not each["dst_len"] and _get(each, "oif")
+        ]
+        return tuple(sorted(set(found)))
+
     def remove_tagged(self, found: Tagged) -> None:
         """Remove what tagged() gave. Raises KernelError, PrivilegeMissing."""
         with _explained(found.line, *_ABSENT):
@@ -133,13 +157,6 @@ class Netlink:
                         "",
                         f"see `ip -{version} route show table {TABLE}`",
                     )
-
-    def connections(self) -> tuple[Connection, ...]:
-        """Give the TCP connections whose local port has a listener: those that came in, as far as anyone can tell."""
-        sockets = [each for _, family in _families() for each in _tcp(family)]
-        listening = {each["idiag_sport"] for each in sockets if each["idiag_state"] == _LISTEN}
-        found = [_connection(each) for each in sockets if each["idiag_state"] != _LISTEN]
-        return tuple(each for each in found if each.local_port in listening and not each.local.is_loopback)
 
     def _add_link(self, step: Link) -> None:
         """The device is there already, made by its first queue; it is set up, and its sysctls before it is up."""
@@ -184,6 +201,14 @@ def has_ipv6() -> bool:
 
 def _families() -> tuple[tuple[int, int], ...]:
     return tuple(pair for pair in _FAMILIES.items() if pair[0] == 4 or has_ipv6())
+
+
+def _is_held(step: Owned, lines: set[str], links: dict[str, dict[str, Any]], held: set[tuple[int, str]]) -> bool:
+    if isinstance(step, Link):
+        return step.ifname in links
+    if isinstance(step, Address):
+        return step.ifname in links and (links[step.ifname]["index"], str(step.address)) in held
+    return isinstance(step, Neighbours) or step.line in lines
 
 
 def _address(step: Address) -> dict[str, Any]:
@@ -252,25 +277,6 @@ def _route_found(message: Any) -> dict[str, Any]:
 
 def _get(message: Any, name: str) -> Any:
     return message.get(name)
-
-
-def _connection(message: Any) -> Connection:
-    local, remote = _plain(message["idiag_src"]), _plain(message["idiag_dst"])
-    return Connection(local, message["idiag_sport"], remote, message["idiag_dport"])
-
-
-def _plain(text: str) -> IPAddress:
-    address = ip_address(text)
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
-
-
-def _tcp(family: int) -> tuple[Any, ...]:
-    diag = DiagSocket()
-    try:
-        diag.bind()
-        return tuple(diag.get_sock_stats(family=family, states=_LIVING))
-    finally:
-        diag.close()
 
 
 def _index(ifname: str) -> int:

@@ -38,7 +38,8 @@ from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tu
 
 __all__ = [
     "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken",
-    "Neighbours", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "opening", "steps", "sysctls",
+    "Neighbours", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "firewall", "opening", "steps",
+    "sysctls",
 ]  # fmt: skip
 
 
@@ -206,7 +207,7 @@ def opening(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     """Give the steps of Open: the link, and with the killswitch the firewall before it."""
     link = Link(host.ifname, tunnel.queues, sysctls(host))
     addresses = [Address(host.ifname, each) for each in (TUN4, TUN6) if each.version == 4 or host.ipv6]
-    return (*(_firewall(tunnel, host) if tunnel.killswitch else ()), link, *addresses)
+    return (*(firewall(tunnel, host) if tunnel.killswitch else ()), link, *addresses)
 
 
 def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
@@ -218,7 +219,7 @@ def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     preferences = (PREFERENCE_ATTACHED, PREFERENCE_STRAY, PREFERENCE_MARK, PREFERENCE_NO_ROUTE)
     for version in _versions(host):
         found += [Rule(version, each, _of_link(each, host.ifname)) for each in preferences]
-    return (*found, *(() if tunnel.killswitch else _firewall(tunnel, host)))
+    return (*found, *(() if tunnel.killswitch else firewall(tunnel, host)))
 
 
 def sysctls(host: Host) -> tuple[tuple[str, str], ...]:
@@ -242,7 +243,8 @@ def device_line(ifname: str) -> str:
     return f"ip link add dev {ifname}"
 
 
-def _firewall(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+def firewall(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+    """Give the steps of the firewall; done again they put it back, without a gap where it is still there."""
     return (Firewall(tunnel, host), *(Neighbours(version) for version in _versions(host)))
 
 

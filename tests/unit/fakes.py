@@ -128,7 +128,7 @@ class Kernel:
             case Attach():
                 return Attached(), (os.open("/dev/null", os.O_RDONLY),)
             case Status():
-                return State("engaged", 17, self.left, self.locked), ()
+                return State("engaged", 17, self.left, self.locked, ()), ()
             case Update():
                 self.updates.append(message)
                 self.updated.set()

@@ -23,6 +23,7 @@ from proxyvpn.plan import Connection, Host, Tunnel
 PROGRAM_PATH: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 _LIBRARY: Final = "libnftables.so.1"
 _LIMIT: Final = 20.0
+_COUNTED: Final = re.compile(r"packets \d+ bytes \d+")
 _CHUNK: Final = 500
 """Elements that are added with one command."""
 
@@ -82,6 +83,11 @@ class Nft:
         """Say whether the guard drops what it does not know."""
         status, output, _ = self._run(f"list chain inet {NFT_TABLE} guard")
         return status == 0 and "policy drop" in output
+
+    def loaded(self) -> str:
+        """Give both tables as nft lists them, but for counters; empty when one of them is not there."""
+        found = [self._run(f"list table {kind} {NFT_TABLE}") for kind in ("inet", "arp")]
+        return "" if any(status for status, _, _ in found) else _COUNTED.sub("", "".join(each[1] for each in found))
 
     def dropped(self) -> int:
         """Give the packets of the counter `dropped`; 0 without a table."""
