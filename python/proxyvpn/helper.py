@@ -145,7 +145,14 @@ class Helper:
         """Replace resolvers and proxies in the firewall's sets."""
         tunnel, host = self._open()
         wanted = dataclasses.replace(tunnel, resolvers=message.resolvers, proxies=message.proxies)
+        new, old = plan.moved(tunnel, wanted, host)
+        for step in new:
+            self._add(step)
         self._kernel.update(wanted, host)
+        for step in old:
+            self._done.remove(step)
+            self._say_step(step.undo)
+            self._kernel.remove(step)
         self._tunnel = wanted
         self.upkeep.begin(wanted, host)
         return Updated(), ()

@@ -87,7 +87,7 @@ class Kernel(Protocol):
         """Say whether there is news of the firewall; where not, it has to be looked at."""
         ...
 
-    def firewall(self) -> str:
+    def loaded(self) -> str:
         """Give the firewall as it is loaded, to be compared; empty when it is not there as a whole."""
         ...
 
@@ -229,7 +229,7 @@ class RealKernel:
     def is_watched(self) -> bool:
         return self._firewall().kind == "nft" and self._watch.sees_firewall
 
-    def firewall(self) -> str:
+    def loaded(self) -> str:
         return self._firewall().loaded()
 
     def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:

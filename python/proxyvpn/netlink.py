@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from typing import Any, Final
 
 from pyroute2 import IPRoute
@@ -28,21 +28,26 @@ from proxyvpn.mark import (
     LINK_QUEUE,
     MARK,
     MASK,
+    PREFERENCE_ALLOWED,
     PREFERENCE_ATTACHED,
+    PREFERENCE_DHCP,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
     PREFERENCE_STRAY,
+    PREFERENCE_UNBOUND,
     PROTOCOL,
     TABLE,
     UNREACHABLE_METRIC,
 )
-from proxyvpn.plan import Address, Link, Neighbours, Route, Rule, device_line
+from proxyvpn.plan import Address, IPNetwork, Link, Neighbours, Route, Rule, device_line
 
 _MAIN: Final = 254
 _NODAD: Final = 0x02
 _INCOMPLETE: Final = 0x01
 _RTN_UNREACHABLE: Final = 7
 _IFF_UP: Final = 1
+_FIND_SOURCE: Final = 0x10000
+"""FIB_RULE_FIND_SADDR of linux/fib_rules.h."""
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -234,6 +239,14 @@ def _rule(step: Rule) -> dict[str, Any]:
         PREFERENCE_ATTACHED: {"iifname": step.ifname, "table": _MAIN, "FRA_SUPPRESS_PREFIXLEN": 0},
         PREFERENCE_STRAY: {"iifname": step.ifname, "action": "blackhole"},
         PREFERENCE_MARK: {"fwmark": MARK, "fwmask": MASK, "table": TABLE},
+        PREFERENCE_ALLOWED: {**_network(step, "dst"), "table": _MAIN},
+        PREFERENCE_DHCP: {
+            "ip_proto": socket.IPPROTO_UDP,
+            "sport_range": {"start": 68, "end": 68},
+            "dport_range": {"start": 67, "end": 67},
+            "table": _MAIN,
+        },
+        PREFERENCE_UNBOUND: {**_network(step, "src"), "table": TABLE, **_find_source(step)},
         PREFERENCE_NO_ROUTE: {"ip_proto": socket.IPPROTO_TCP, "table": TABLE},
     }
     return {
@@ -244,10 +257,27 @@ def _rule(step: Rule) -> dict[str, Any]:
     }
 
 
+def _network(step: Rule, end: str) -> dict[str, Any]:
+    if step.network is None:
+        return {}
+    return {end: str(step.network.network_address), f"{end}_len": step.network.prefixlen}
+
+
+def _find_source(step: Rule) -> dict[str, Any]:
+    return {"flags": _FIND_SOURCE} if step.version == 6 else {}
+
+
+def _network_found(message: Any, end: str) -> IPNetwork | None:
+    length = message[f"{end}_len"]
+    nowhere = "0.0.0.0" if message["family"] == socket.AF_INET else "::"
+    return ip_network(f"{_get(message, end) or nowhere}/{length}") if length else None
+
+
 def _rule_line(version: int, message: dict[str, Any]) -> str:
     preference = _get(message, "priority") or 0
     try:
-        return Rule(version, preference, _get(message, "iifname") or "").line
+        network = _network_found(message, "src" if preference == PREFERENCE_UNBOUND else "dst")
+        return Rule(version, preference, _get(message, "iifname") or "", network).line
     except KeyError:  # of another version of ours
         return f"ip -{version} rule add pref {preference} protocol {PROTOCOL}"
 
@@ -260,7 +290,11 @@ def _route_line(version: int, message: dict[str, Any]) -> str:
 
 def _rule_found(message: Any) -> dict[str, Any]:
     """Give the words that make the kernel remove a rule with this preference and our tag, whatever else it says."""
-    return {"family": message["family"], "priority": _get(message, "priority") or 0, "FRA_PROTOCOL": PROTOCOL}
+    which = {"family": message["family"], "priority": _get(message, "priority") or 0, "FRA_PROTOCOL": PROTOCOL}
+    for end in ("src", "dst"):
+        if (network := _network_found(message, end)) is not None:
+            which |= {end: str(network.network_address), f"{end}_len": network.prefixlen}
+    return which
 
 
 def _route_found(message: Any) -> dict[str, Any]:

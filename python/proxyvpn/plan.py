@@ -9,12 +9,17 @@ steps would be a caller with CAP_NET_ADMIN. The order is the theory:
 What stands before the bar is done at Open, the rest at Engage; undone in reverse. In the routes the unreachable default
 comes first, so that there is no moment without one. In the rules the two for what comes out of the TUN come first:
 a container's answer must never go out by a default route.
+
+With the killswitch there is a second layer below the firewall, for when somebody flushes that (`unbound`): a connection
+that is not bound to an address finds the TUN by its routing alone, and gets the TUN's address, by which it stays there.
+Answers on connections that came in have an address of the machine's and are not touched, whatever rp_filter is. What
+may leave directly is excepted first. What a program binds to an address or a device is the firewall's alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 
 from proxyvpn import chains, ruleset
 from proxyvpn.errors import KernelError
@@ -24,22 +29,25 @@ from proxyvpn.mark import (
     MARK,
     MASK,
     NFT_TABLE,
+    PREFERENCE_ALLOWED,
     PREFERENCE_ATTACHED,
+    PREFERENCE_DHCP,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
     PREFERENCE_STRAY,
+    PREFERENCE_UNBOUND,
     PROTOCOL,
     TABLE,
     TUN4,
     TUN6,
     UNREACHABLE_METRIC,
 )
-from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel
+from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel, collapsed
 
 __all__ = [
     "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken",
-    "Neighbours", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "firewall", "opening", "steps",
-    "sysctls",
+    "Neighbours", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "firewall", "moved", "opening",
+    "steps", "sysctls", "unbound",
 ]  # fmt: skip
 
 
@@ -166,11 +174,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A routing rule with one of our four preferences."""
+    """A routing rule with one of our preferences: of what came in by a link, or from or to a network."""
 
     version: int
     preference: int
-    ifname: str
+    ifname: str = ""
+    network: IPNetwork | None = None
 
     @property
     def text(self) -> str:
@@ -178,6 +187,9 @@ class Rule:
             PREFERENCE_ATTACHED: f"iif {self.ifname} lookup main suppress_prefixlength 0",
             PREFERENCE_STRAY: f"iif {self.ifname} blackhole",
             PREFERENCE_MARK: f"fwmark {MARK:#x}/{MASK:#x} lookup {TABLE}",
+            PREFERENCE_ALLOWED: f"to {self.network} lookup main",
+            PREFERENCE_DHCP: "ipproto udp sport 68 dport 67 lookup main",
+            PREFERENCE_UNBOUND: f"from {self.network} lookup {TABLE}",
             PREFERENCE_NO_ROUTE: f"ipproto tcp lookup {TABLE}",
         }[self.preference]
         return f"ip -{self.version} rule add pref {self.preference} {what} protocol {PROTOCOL}"
@@ -219,7 +231,34 @@ def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     preferences = (PREFERENCE_ATTACHED, PREFERENCE_STRAY, PREFERENCE_MARK, PREFERENCE_NO_ROUTE)
     for version in _versions(host):
         found += [Rule(version, each, _of_link(each, host.ifname)) for each in preferences]
+        found += unbound(tunnel, version) if tunnel.killswitch else ()
     return (*found, *(() if tunnel.killswitch else firewall(tunnel, host)))
+
+
+def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:
+    """Give the rules by which a connection that is bound to nothing finds the TUN without a mark (see above).
+
+    The first lookup of an IPv4 connection is from 0.0.0.0. That of IPv6 has no source; the rule asks which one it would
+    get (FIB_RULE_FIND_SADDR, for which ip(8) has no word).
+    """
+    networks = [*(ip_network(each.address) for each in tunnel.proxies), *map(ip_network, tunnel.resolvers)]
+    allowed = sorted({each for each in networks if each.version == version}, key=str)
+    bypass = collapsed(tunnel.bypass, version)
+    sources = (ip_network("0.0.0.0/32"), ip_network(TUN4)) if version == 4 else (ip_network(TUN6),)
+    return (
+        *(Rule(version, PREFERENCE_ALLOWED, network=each) for each in dict.fromkeys((*allowed, *bypass))),
+        *((Rule(version, PREFERENCE_DHCP),) if version == 4 else ()),
+        *(Rule(version, PREFERENCE_UNBOUND, network=each) for each in sources),
+    )
+
+
+def moved(old: Tunnel, new: Tunnel, host: Host) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Give the rules to add before the firewall's sets are replaced, and those to remove afterwards."""
+    before, after = engaging(old, host), engaging(new, host)
+    return (
+        tuple(each for each in after if isinstance(each, Rule) and each not in before),
+        tuple(each for each in before if isinstance(each, Rule) and each not in after),
+    )
 
 
 def sysctls(host: Host) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,6 @@
 """The kernel's list of TCP sockets, as raw sock_diag(7) packets.
 
-It is read before a firewall is put back, so it must be quick: what costs is the kernel's walk through its hash table, so
+It is read before a firewall is put back, so it must be quick. What costs is the kernel's walk through its hash table:
 both families are asked for at once, which only the older request (inet_diag_req, TCPDIAG_GETSOCK) can.
 """
 

@@ -25,7 +25,7 @@ from proxyvpn.errors import ProxyvpnError
 if TYPE_CHECKING:
     from proxyvpn.kernel import Kernel
 
-MOST: Final = 5
+MOST: Final = 10
 WINDOW: Final = 10.0
 PAUSE: Final = 1.0
 """Seconds between two repairs in a fight, and between two looks where there is no news."""
@@ -81,7 +81,7 @@ class Upkeep:
         """Keep it as it is now; again after each change of our own."""
         self._kernel.news()
         self._wanted = tunnel, host
-        self._held = self._kernel.firewall()
+        self._held = self._kernel.loaded()
         self._suspect = {"firewall": not self._held, "routes": True}
         self._defaults = self._kernel.defaults()
         self._look_at = self._clock() + PAUSE
@@ -149,12 +149,12 @@ class Upkeep:
 
     def _mend_firewall(self, tunnel: plan.Tunnel, host: plan.Host) -> str:
         """Put the ruleset back, with the connections that came in by now; give what to say, empty when all is well."""
-        found = self._kernel.firewall()
+        found = self._kernel.loaded()
         if found and found == self._held:
             return ""
         for step in plan.firewall(tunnel, dataclasses.replace(host, earlier=self._kernel.earlier())):
             self._kernel.restore(step)
-        self._held = self._kernel.firewall()
+        self._held = self._kernel.loaded()
         self._suspect["firewall"] = not self._held
         return f"the firewall was {'changed' if found else 'removed'}{self._who()} and is put back"
 

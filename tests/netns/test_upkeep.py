@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import time
@@ -18,8 +19,9 @@ import pytest
 from proxyvpn.watch import messages
 from tests.netns import clients, internet, proxies, wait
 from tests.netns.dumps import difference, dump
-from tests.netns.namespaces import Namespace
-from tests.netns.rig import HOST4, HOST6, RESOLVER4, WORLD4, WORLD6, Rig
+from tests.netns.namespaces import Namespace, family_of
+from tests.netns.peer import ECHO
+from tests.netns.rig import HOST4, HOST6, RESOLVER4, WORLD4, WORLD6, Rig, detector, leak_filter
 from tests.netns.up import Up, proxyvpn, up
 
 pytestmark = pytest.mark.privileged
@@ -160,6 +162,43 @@ def echo_server(space: Namespace) -> Iterator[None]:
         listener.shutdown(socket.SHUT_RDWR)
         accepting.join()
         listener.close()
+
+
+def test_unbound_connections_stay_in_the_tunnel_without_a_ruleset(fresh: Rig, proxy: proxies.RunningProxy) -> None:
+    expression = f"{leak_filter()} and not (tcp and src port {PORT})"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(echo_server(fresh.host))
+        watch = stack.enter_context(detector(fresh.mid, expression))
+        offer_unbound(fresh)
+        offered = len(watch.seen())
+        assert offered >= 100, "the detector does not see what is offered"
+        running = stack.enter_context(up(fresh.host, *options(proxy, "--killswitch")))
+        open_flows = [stack.enter_context(fresh.host.connect(host, ECHO)) for host in (WORLD4, WORLD6)]
+        came_in = [stack.enter_context(fresh.world.connect(host, PORT)) for host in (HOST4, HOST6)]
+        assert all(clients.echoes(sock) for sock in (*open_flows, *came_in))
+        begun = len(watch.seen())
+        os.kill(running.helper, signal.SIGSTOP)  # nobody puts it back
+        try:
+            fresh.host.sh("nft flush ruleset")
+            offer_unbound(fresh)
+            assert carries(fresh), "new connections still go through the proxy"
+            assert all(clients.echoes(sock) for sock in (*open_flows, *came_in))
+            assert watch.seen()[begun:] == []
+        finally:
+            os.kill(running.helper, signal.SIGCONT)
+        wait.until(lambda: said(running, "is put back"), "it is put back")
+        assert all(clients.echoes(sock) for sock in (*open_flows, *came_in))
+
+
+def offer_unbound(bed: Rig) -> None:
+    """Try to send what is bound to no address: TCP, UDP, pings, an unknown protocol."""
+    for _ in range(30):
+        for host in (WORLD4, WORLD6):
+            with bed.host.new_socket(family_of(host)) as sock, contextlib.suppress(OSError):
+                sock.setblocking(False)
+                sock.connect((host, ECHO))
+    clients.offer_datagrams(bed.host, 20)
+    clients.offer_pings(bed.host, 20)
 
 
 TAKEN_AWAY = (

@@ -107,7 +107,7 @@ class FakeKernel:
     def is_watched(self) -> bool:
         return self.watched
 
-    def firewall(self) -> str:
+    def loaded(self) -> str:
         return next((str(step.tunnel) for step in self.held if isinstance(step, Firewall)), "")
 
     def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
