@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Final
 
 from pyroute2 import IPRoute
@@ -242,8 +242,8 @@ def _rule(step: Rule) -> dict[str, Any]:
         PREFERENCE_ALLOWED: {**_network(step, "dst"), "table": _MAIN},
         PREFERENCE_DHCP: {
             "ip_proto": socket.IPPROTO_UDP,
-            "sport_range": {"start": 68, "end": 68},
-            "dport_range": {"start": 67, "end": 67},
+            "sport_range": "68:68",
+            "dport_range": "67:67",
             "table": _MAIN,
         },
         PREFERENCE_UNBOUND: {**_network(step, "src"), "table": TABLE, **_find_source(step)},
@@ -269,7 +269,7 @@ def _find_source(step: Rule) -> dict[str, Any]:
 
 def _network_found(message: Any, end: str) -> IPNetwork | None:
     length = message[f"{end}_len"]
-    nowhere = "0.0.0.0" if message["family"] == socket.AF_INET else "::"
+    nowhere = IPv4Address(0) if message["family"] == socket.AF_INET else IPv6Address(0)
     return ip_network(f"{_get(message, end) or nowhere}/{length}") if length else None
 
 
