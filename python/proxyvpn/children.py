@@ -31,12 +31,15 @@ from proxyvpn.messages import (
     Reclaim,
     Reclaimed,
     Refused,
+    Replace,
+    Replaced,
     Start,
     Started,
     State,
     Status,
     Update,
     Updated,
+    Upstream,
 )
 from proxyvpn.plan import Tunnel
 
@@ -220,6 +223,10 @@ class Worker(Child):
         finally:
             close_all(queues)
         return self.take(Started)[0].sandbox
+
+    def replace(self, upstreams: tuple[Upstream, ...]) -> None:
+        """Let connections that begin from now on use other proxies."""
+        self.ask(Replace(upstreams), Replaced)
 
     def counters(self) -> dict[str, int]:
         """Give the counters."""

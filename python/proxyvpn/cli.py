@@ -61,6 +61,12 @@ def cli(ctx: click.Context) -> None:
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
 @click.option("--bypass", multiple=True, metavar="NET", help="Leave traffic to NET alone.")
+@click.option(
+    "--confirm",
+    type=click.IntRange(1, 86400),
+    metavar="SECONDS",
+    help="Undo everything after SECONDS unless confirmed: by Enter, or `proxyvpn confirm` from anywhere.",
+)
 @_STATE_DIR
 @click.option("--detach", is_flag=True, help="Return when traffic flows; go on in the background.")
 @click.option("--dry-run", is_flag=True, help="Print every step and change nothing.")
@@ -123,6 +129,20 @@ def teardown(voice: Voice, /, state_dir: Path | None) -> Exit:
 
     with _state(state_dir) as state:
         return teardown.end(state, children.Helper.start, voice.print)
+
+
+@cli.command()
+@_STATE_DIR
+@click.pass_obj
+def confirm(voice: Voice, /, state_dir: Path | None) -> Exit:
+    """Say to `up --confirm` that this machine can still be reached, so that the tunnel stays up.
+
+    Ends with 3 when no tunnel is running.
+    """
+    from proxyvpn import teardown  # noqa: PLC0415
+
+    with _state(state_dir) as state:
+        return teardown.confirm(state, voice.print)
 
 
 def main() -> None:

@@ -159,6 +159,18 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """Use these proxies for connections that begin from now on; their ports are those of Start."""
+
+    upstreams: tuple[Upstream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """They are used."""
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """Ask for the counters."""
 
@@ -199,9 +211,22 @@ class Down:
     """Ask a running `up` to end in order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Say to an `up --confirm` that the machine can still be reached: it stays up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Whether it was waiting for that."""
+
+    waited: bool
+
+
 Message = (
     Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Status | State | Close | Closed | Reclaim
-    | Reclaimed | Refused | Start | Started | Count | Counters | Ask | Report | Down
+    | Reclaimed | Refused | Start | Started | Replace | Replaced | Count | Counters | Ask | Report | Down
+    | Confirm | Confirmed
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}

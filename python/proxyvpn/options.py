@@ -41,6 +41,7 @@ class Typed:
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
     killswitch: bool = False
+    confirm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Options:
     allow_dns: tuple[IPAddress, ...] = ()
     bypass: tuple[IPNetwork, ...] = ()
     killswitch: bool = False
+    confirm: int = 0
+    """Seconds after which all is undone unless it is confirmed; 0: never."""
     warnings: tuple[str, ...] = ()
 
 
@@ -77,6 +80,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         allow_dns=tuple(resolvers.parse_address(text, "--allow-dns") for text in typed.allow_dns),
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
         killswitch=typed.killswitch,
+        confirm=typed.confirm or 0,
         warnings=warnings,
     )
 

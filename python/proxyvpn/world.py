@@ -20,6 +20,7 @@ from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
 from proxyvpn.plan import Host
 from proxyvpn.reach import Place, Reached
+from proxyvpn.renewal import EVERY
 
 WORKER_UIDS: Final = privilege.HELPER_UIDS[::-1]
 """The helper takes the first free one, the worker the last: neither may signal or trace the other."""
@@ -54,6 +55,12 @@ class World:
     """A descriptor that becomes readable when a signal asks to end."""
     look_every: float = 5.0
     """Seconds between two looks at resolv.conf."""
+    renew_every: float = EVERY
+    """Seconds between two looks at what the proxies' names mean."""
+    terminal: int = -1
+    """A terminal on which Enter may be typed; -1: none."""
+    remote: bool = False
+    """Whether whoever typed `up` came in by SSH."""
 
 
 def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
@@ -72,6 +79,8 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         ready=ready,
         identity=identity(),
         stop=catch_signals(),
+        terminal=0 if os.isatty(0) else -1,
+        remote="SSH_CONNECTION" in environ,
     )
 
 

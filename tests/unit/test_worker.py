@@ -36,6 +36,7 @@ class FakeStack:
     waiting: list[str] = field(default_factory=list)
     stopped: bool = False
     crashed: bool = False
+    replaced: list[tuple[str, int, bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -60,6 +61,9 @@ class FakeStack:
 
     def counters(self) -> dict[str, int]:
         return {"flows_open_now": 3}
+
+    def replace(self, upstreams: Sequence[tuple[str, int, bytes]], /) -> None:
+        self.replaced = list(upstreams)
 
     def stop(self) -> None:
         self.stopped = True
