@@ -18,9 +18,9 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Final
+from functools import partial
 
-from proxyvpn import control, plan, report, resolvers, restarts
+from proxyvpn import control, plan, renewal, report, resolvers, restarts
 from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
@@ -33,13 +33,6 @@ from proxyvpn.renewal import Found, Renewal
 from proxyvpn.resolvers import Resolvers
 from proxyvpn.state import VERSION, Record, StateDir
 from proxyvpn.world import World
-
-_FIREWALL_GONE: Final = (
-    "the firewall of the killswitch is NOT in place: another program removes it (`nft flush ruleset`?). What is bound to "
-    "an address or a device leaves directly until it is put back"
-)
-_UNREACHED: Final = ("refused_unreachable", "refused_timeout")
-"""Counters that grow when no proxy can be reached."""
 
 
 class Phase(enum.Enum):
@@ -84,7 +77,6 @@ class Life:
         self._resolvers = Resolvers(())
         self._confirming = Confirming(0, 0.0)
         self._renewal: Renewal | None = None
-        self._unreached = 0
         self._unconfirmed = False
         self._record: Record | None = None
         self._state.read()  # a corrupt record is said before anything starts
@@ -245,7 +237,7 @@ class Life:
                 return
             if time.monotonic() >= look:
                 self._follow_resolvers()
-                self._renewal.begin(time.monotonic(), self._proxy_fails())
+                self._renewal.begin(time.monotonic(), self._counters()[0])
                 look = time.monotonic() + self._world.look_every
 
     def _wait(self, look: float) -> set[int]:
@@ -271,15 +263,11 @@ class Life:
 
     def _report(self) -> Report:
         assert self._record is not None  # noqa: S101
-        notes: tuple[str, ...] = ()
-        try:
-            counters = self._worker.counters()
-        except ProxyvpnError as error:
-            counters, notes = {}, (error.what,)
+        counters, notes = self._counters()
         record, held = self._record, self._helper.status()
         notes = (*notes, *held.notes, *self._unconfirmed_note())
         if record.killswitch and not held.locked:
-            notes = (*notes, _FIREWALL_GONE)
+            notes = (*notes, report.FIREWALL_GONE)
         return Report(
             ifname=record.ifname,
             proxies=record.proxies,
@@ -292,6 +280,13 @@ class Life:
             notes=notes,
             counters=counters,
         )
+
+    def _counters(self) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Give the worker's counters, and what `status` is to say when it has none."""
+        try:
+            return self._worker.counters(), ()
+        except ProxyvpnError as error:
+            return {}, (error.what,)
 
     def _unconfirmed_note(self) -> tuple[str, ...]:
         if not self._confirming.is_waiting:
@@ -326,22 +321,10 @@ class Life:
         self._save(resolvers=names)
 
     def _look_for_proxies(self) -> Found:
-        """Resolve the proxies' names again and try the addresses; runs in a thread of its own."""
-        places = self._world.resolve(self._options, self._world.stop)
-        try:
-            self._world.attempt(places, self._world.stop).sock.close()
-        except ProxyvpnError:
-            return Found(places, False)
-        return Found(places, True)
-
-    def _proxy_fails(self) -> bool:
-        """Say whether connects have failed for want of a proxy since the last look."""
-        try:
-            counters = self._worker.counters()
-        except ProxyvpnError:  # it is being replaced
-            return False
-        before, self._unreached = self._unreached, sum(counters.get(name, 0) for name in _UNREACHED)
-        return self._unreached > before
+        """Resolve the proxies' names again; runs in a thread of its own."""
+        world = self._world
+        resolve = partial(world.resolve, self._options, world.stop)
+        return renewal.look(resolve, lambda places: world.attempt(places, world.stop))
 
     def _follow_proxies(self) -> None:
         """Use the addresses that the proxies' names have now; connections that are open stay where they are."""

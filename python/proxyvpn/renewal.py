@@ -12,19 +12,21 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from proxyvpn.errors import ProxyvpnError
 from proxyvpn.plan import Endpoint
-from proxyvpn.reach import Place
+from proxyvpn.reach import Place, Reached
 from proxyvpn.tunnel import MOST_PROXIES
 
 EVERY: Final = 60.0
 SOON: Final = 2.0
 """Seconds between two looks when connects fail."""
 KEEP: Final = 600.0
+_UNREACHED: Final = ("refused_unreachable", "refused_timeout")
+"""Counters of the worker that grow when no proxy can be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,16 @@ class Renewal:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._running = False
         self._last = float("-inf")
+        self._unreached = 0
 
     def fileno(self) -> int:
         """Give the descriptor that is readable when take() has something."""
         return self._bell
 
-    def begin(self, now: float, failing: bool = False) -> None:
-        """Begin a look when it is time for one; `failing`: connects to the proxy fail."""
-        wait = min(SOON, self._every) if failing else self._every
+    def begin(self, now: float, counters: Mapping[str, int]) -> None:
+        """Begin a look when it is time for one, which is sooner when the worker's `counters` say that connects fail."""
+        before, self._unreached = self._unreached, sum(counters.get(name, 0) for name in _UNREACHED)
+        wait = min(SOON, self._every) if self._unreached > before else self._every
         if not self._named or self._running or now - self._last < wait:
             return
         self._running, self._last = True, now
@@ -79,6 +83,16 @@ class Renewal:
         self._found.put(found)
         with contextlib.suppress(OSError):  # nobody may wait for it any more
             os.eventfd_write(self._bell, 1)
+
+
+def look(resolve: Callable[[], tuple[Place, ...]], attempt: Callable[[tuple[Place, ...]], Reached]) -> Found:
+    """Resolve the names, and see whether any of their addresses can be connected to. Raises ProxyvpnError."""
+    places = resolve()
+    try:
+        attempt(places).sock.close()
+    except ProxyvpnError:
+        return Found(places, False)
+    return Found(places, True)
 
 
 def merged(places: tuple[Place, ...], found: Found, seen: dict[Endpoint, float], now: float) -> tuple[Place, ...]:

@@ -15,6 +15,10 @@ from proxyvpn.options import Options
 from proxyvpn.state import Record
 
 SCHEMA: Final = 2
+FIREWALL_GONE: Final = (
+    "the firewall of the killswitch is NOT in place: another program removes it (`nft flush ruleset`?). Until it is "
+    "put back, what is bound to an address or a device leaves directly"
+)
 
 
 @dataclass(frozen=True, slots=True)

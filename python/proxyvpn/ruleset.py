@@ -184,9 +184,14 @@ def _shield(host: Host) -> list[str]:
 
 
 def _arrivals(host: Host) -> list[str]:
-    """Forwarded TCP: of containers, virtual machines, neighbours."""
+    """Forwarded TCP: of containers, virtual machines, neighbours.
+
+    What comes out of the TUN gets its connection's mark back, so that a check of its source (firewalld's IPv6_rpfilter,
+    rp_filter with src_valid_mark) finds that the way back leads into the TUN.
+    """
     return [
         "meta l4proto != tcp return",
+        f'iifname "{host.ifname}" {_CAPTURED} meta mark set {MARK:#x} return',
         f'iifname "{host.ifname}" return',
         "fib daddr type { local, broadcast, multicast, anycast } return",
         f"ct direction reply {_SYN_ACK} {_set_in()}",
@@ -248,12 +253,12 @@ def _guard(host: Host) -> list[str]:
         'oifname "lo" accept',
         f'oifname "{host.ifname}" meta l4proto tcp accept',
         f'oifname "{host.ifname}" counter name "dropped" drop',
-        f'meta mark {MARK:#x} counter name "dropped" drop',
         'ip option lsrr exists counter name "dropped" drop',
         'ip option ssrr exists counter name "dropped" drop',
         *(['exthdr rt exists counter name "dropped" drop'] if host.ipv6 else []),
-        f"{_IN} accept",
         f'iifname "{host.ifname}" ct direction reply accept',
+        f'meta mark {MARK:#x} counter name "dropped" drop',
+        f"{_IN} accept",
         *_allowed(host, "accept"),
         'counter name "dropped" drop',
     ]
