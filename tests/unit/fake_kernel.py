@@ -93,6 +93,10 @@ class FakeKernel:
     def filenos(self) -> tuple[int, ...]:
         return (self._bell,)
 
+    def refuse_next(self) -> None:
+        """Let the next add() fail."""
+        self._adds_until_refusal = 0
+
     def tell(self, news: News) -> None:
         """Let the helper be told this."""
         self._news.append(news)

@@ -17,7 +17,7 @@ from proxyvpn import worker
 from proxyvpn.channel import Channel
 from proxyvpn.children import Worker
 from proxyvpn.errors import Exit, ProxyvpnError
-from proxyvpn.messages import Count, Counters, Down, Message, Refused, Start, Upstream
+from proxyvpn.messages import Count, Counters, Down, Message, Refused, Replace, Replaced, Start, Upstream
 from proxyvpn.plan import Endpoint
 
 START = Start(
@@ -151,6 +151,15 @@ def test_counters_are_given_when_asked() -> None:
     running.start()
     running.channel.send(Count())
     assert running.answer() == Counters({"flows_open_now": 3})
+    assert running.end() is Exit.OK
+
+
+def test_other_proxies_are_handed_to_the_stack() -> None:
+    running = Running()
+    running.start()
+    running.channel.send(Replace((Upstream(Endpoint(ip_address("192.0.2.8"), 3128), b"Basic eA=="),)))
+    assert running.answer() == Replaced()
+    assert running.stack.replaced == [("192.0.2.8", 3128, b"Basic eA==")]
     assert running.end() is Exit.OK
 
 
