@@ -88,7 +88,7 @@ def test_proxy_whose_name_moves_is_followed(fresh: Rig, proxy: proxies.RunningPr
         worker = running.worker
         hosts.write_text("127.0.0.1 localhost\n")
         refuse = f"chain input {{ type filter hook input priority 0; ip daddr {FIRST} reject with tcp reset; }}"
-        fresh.mid.run("nft", f"table ip gone {{ {refuse} }}")
+        fresh.mid.run("nft", f"table ip gone {{ {refuse}; }}")
         assert not carries(fresh)
         passed(6)  # a look finds no name at all, which loses nothing
         hosts.write_text(f"127.0.0.1 localhost\n{SECOND} proxy.test\n")
