@@ -5,6 +5,7 @@ box ---- host: `proxyvpn up` ---- [tcpdump] mid: squid ---- world: peer.py, two 
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -140,7 +141,7 @@ def test_bypassed_network_is_reached_directly(bed: Rig, watch: Detector, squid: 
 def test_status_counts_what_was_dropped(bed: Rig, world: Internet, squid: proxies.RunningProxy) -> None:
     with up(bed.host, "--proxy", squid.url4, "--killswitch", "--dns", RESOLVER4):
         clients.offer_datagrams(bed.box, 10)
-        assert '"dropped": 0' not in proxyvpn(bed.host, "status", "--json").stdout
+        assert json.loads(proxyvpn(bed.host, "status", "--json").stdout)["dropped"] > 0
 
 
 def datagram_answered(space: Namespace, host: str, seconds: float = 2) -> bool:
