@@ -31,6 +31,8 @@ PAUSE: Final = 1.0
 """Seconds between two repairs in a fight, and between two looks where there is no news."""
 QUIET: Final = 60.0
 """Seconds between two lines of a fight; after as many without a repair, it is over."""
+RETRY: Final = 0.1
+"""Seconds until something that could not be put back is tried again."""
 _ROUNDS: Final = 3
 """Putting one thing back may show another: a link that is up again has lost its IPv6 address."""
 
@@ -74,8 +76,8 @@ class Upkeep:
         self._by = ""
         self._patience = {"firewall": Patience(), "routes": Patience()}
         self._problem: dict[str, str] = {}
+        self._retry_at = {"firewall": 0.0, "routes": 0.0}
         self._look_at = 0.0
-        self.repairs = 0
 
     def begin(self, tunnel: plan.Tunnel, host: plan.Host) -> None:
         """Keep it as it is now; again after each change of our own."""
@@ -95,8 +97,7 @@ class Upkeep:
         if self._wanted is None:
             return None
         now = self._clock()
-        waits = [each.wait(now) for kind, each in self._patience.items() if self._suspect[kind]]
-        waits += [PAUSE for _ in self._problem]
+        waits = [self._wait(kind, now) for kind, suspect in self._suspect.items() if suspect]
         waits += [] if self._kernel.is_watched() else [max(0.0, self._look_at - now)]
         return min(waits, default=None)
 
@@ -112,7 +113,7 @@ class Upkeep:
         self._suspect["firewall"] |= news.firewall
         self._suspect["routes"] |= news.routes
         for kind, mend in (("firewall", self._mend_firewall), ("routes", self._mend_routes)):
-            if self._suspect[kind] and not self._patience[kind].wait(now):
+            if self._suspect[kind] and not self._wait(kind, now):
                 self._suspect[kind] = False
                 self._tried(kind, mend)
         if news.uplink or news.routes:
@@ -126,22 +127,25 @@ class Upkeep:
             found.append(f"another program changes our firewall or routes again and again{self._who()}; see its log")
         return tuple(found)
 
+    def _wait(self, kind: str, now: float) -> float:
+        return max(self._patience[kind].wait(now), self._retry_at[kind] - now, 0.0)
+
     def _tried(self, kind: str, mend: Callable[[plan.Tunnel, plan.Host], str]) -> None:
         assert self._wanted is not None  # noqa: S101
         begun = self._clock()
         try:
             mended = mend(*self._wanted)
         except ProxyvpnError as error:
-            self._suspect[kind] = True
+            self._suspect[kind], self._retry_at[kind] = True, self._clock() + RETRY
+            self._patience[kind].repaired(begun)
             problem = f"the {kind} cannot be put back: {error.what} {error.why}".rstrip()
-            if self._patience[kind].repaired(begun) or self._problem.get(kind) != problem:
+            if self._problem.get(kind) != problem:
                 self._say(f"proxyvpn: {problem}; trying again")
             self._problem[kind] = problem
             return
         self._problem.pop(kind, None)
         if not mended:
             return
-        self.repairs += 1
         if self._patience[kind].repaired(begun):
             again = "; it happens again and again, so it is put back once a second from here on"
             fight = again if self._patience[kind].is_fight(begun) else ""
