@@ -173,5 +173,3 @@ def test_ssh_is_told_of_confirm(fresh: Rig, proxy: proxies.RunningProxy) -> None
     ssh = {"SSH_CONNECTION": "192.0.2.1 50022 192.0.2.2 22"}
     with up(fresh.host, "--proxy", proxy.url4, "--dns", RESOLVER4, env=ssh) as running:
         assert "--confirm 60" in running.ready_line()
-    with up(fresh.host, "--proxy", proxy.url4, "--dns", RESOLVER4) as running:
-        assert "--confirm" not in running.ready_line()

@@ -6,6 +6,7 @@ import os
 import pty
 
 from proxyvpn.confirming import Confirming
+from proxyvpn.world import ancestors, came_by_ssh
 
 
 def test_nothing_is_waited_for_without_the_option() -> None:
@@ -40,3 +41,15 @@ def test_enter_confirms_and_a_dead_terminal_does_not() -> None:
     assert not found.read() and found.is_waiting
     assert found.fileno() == -1
     os.close(ours)
+
+
+def test_login_by_ssh_is_known_by_its_variable_and_under_sudo_by_its_ancestors() -> None:
+    assert came_by_ssh({"SSH_CONNECTION": "192.0.2.1 50022 192.0.2.2 22"}, ())
+    assert came_by_ssh({}, ("sudo", "bash", "sshd-session", "systemd"))
+    assert not came_by_ssh({"HOME": "/root"}, ("sudo", "bash", "login"))
+
+
+def test_ancestors_are_found_up_to_the_first_process() -> None:
+    found = ancestors(os.getpid())
+    assert found and found[0].startswith(("python", "pytest"))
+    assert ancestors(0) == ()
