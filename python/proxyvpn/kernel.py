@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from proxyvpn import firewall, netlink, privilege, sockets, tun
 from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
-from proxyvpn.plan import Connection, Firewall, Host, Link, Step, Tunnel
+from proxyvpn.plan import Address, Connection, Firewall, Host, Link, Route, Rule, Step, Tunnel
 from proxyvpn.tunnel import MOST_QUEUES
 from proxyvpn.watch import News, Watch
 
@@ -233,7 +233,7 @@ class RealKernel:
         return self._firewall().loaded()
 
     def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        return self._netlink.missing(tuple(each for each in steps if not isinstance(each, Firewall)))
+        return self._netlink.missing(tuple(each for each in steps if isinstance(each, Link | Address | Route | Rule)))
 
     def restore(self, step: Step) -> None:
         if isinstance(step, Link) and not self._netlink.has_link(step.ifname):

@@ -213,7 +213,7 @@ def _is_held(step: Owned, lines: set[str], links: dict[str, dict[str, Any]], hel
         return step.ifname in links
     if isinstance(step, Address):
         return step.ifname in links and (links[step.ifname]["index"], str(step.address)) in held
-    return isinstance(step, Neighbours) or step.line in lines
+    return step.line in lines
 
 
 def _address(step: Address) -> dict[str, Any]:
