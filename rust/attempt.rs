@@ -60,7 +60,7 @@ impl Attempt {
     /// Begin a connection to the same proxy once more, in the place of one that was hung up on in the pool.
     pub fn dial_again(&mut self, proxies: &[Proxy]) -> Result<Upstream, Refusal> {
         self.warm = false;
-        self.begin(&proxies[self.proxy], None)
+        self.begin(&proxies[self.proxy % proxies.len()], None) // there may be fewer by now
     }
 
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {

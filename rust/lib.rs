@@ -35,6 +35,7 @@ mod python {
     use pyo3::types::{IntoPyDict, PyDict};
 
     use crate::error::Error;
+    use crate::shared::Proxy;
     use crate::threads::{Threads, proxy};
 
     /// See _tunstack.pyi.
@@ -47,9 +48,7 @@ mod python {
     impl Stack {
         #[new]
         fn new(queues: Vec<RawFd>, upstreams: Vec<(String, u16, Vec<u8>)>) -> PyResult<Stack> {
-            let proxies: Result<Vec<_>, Error> =
-                upstreams.iter().map(|(address, port, authorization)| proxy(address, *port, authorization)).collect();
-            let threads = Threads::start(&queues, &proxies.map_err(to_python)?).map_err(to_python)?;
+            let threads = Threads::start(&queues, &proxies(&upstreams)?).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads) })
         }
 
@@ -63,6 +62,14 @@ mod python {
 
         fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
             self.with(|threads| threads.stats().snapshot().into_py_dict(py))
+        }
+
+        fn replace(&self, upstreams: Vec<(String, u16, Vec<u8>)>) -> PyResult<()> {
+            let successors = proxies(&upstreams)?;
+            self.with(|threads| {
+                threads.replace(successors);
+                Ok(())
+            })
         }
 
         fn stop(&self, py: Python<'_>) -> PyResult<()> {
@@ -80,6 +87,11 @@ mod python {
             let mut threads = self.threads.lock().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
             act(&mut threads)
         }
+    }
+
+    fn proxies(upstreams: &[(String, u16, Vec<u8>)]) -> PyResult<Vec<Proxy>> {
+        let made = upstreams.iter().map(|(address, port, authorization)| proxy(address, *port, authorization));
+        made.collect::<Result<_, Error>>().map_err(to_python)
     }
 
     #[pyfunction]

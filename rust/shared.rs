@@ -2,7 +2,8 @@
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
 
@@ -27,10 +28,30 @@ pub struct Proxy {
     pub authorization: Vec<u8>,
 }
 
+/// The proxies that take the place of those that the threads began with; each thread looks when a flow begins.
+#[derive(Default)]
+pub struct Successors {
+    turn: AtomicUsize,
+    proxies: Mutex<Vec<Proxy>>,
+}
+
+impl Successors {
+    /// Let flows that begin from now on use `proxies`; none at all changes nothing.
+    pub fn announce(&self, proxies: Vec<Proxy>) {
+        if !proxies.is_empty() {
+            *self.proxies.lock().unwrap_or_else(PoisonError::into_inner) = proxies;
+            self.turn.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
 /// See the head of this file.
 pub struct Shared {
     /// In the order in which they are tried; never empty.
     pub proxies: Vec<Proxy>,
+    /// Where their successors are found, and how many of those have been taken.
+    pub successors: Arc<Successors>,
+    turn: usize,
     pub pool: Pool,
     pub rings: Rings,
     pub stats: Arc<Stats>,
@@ -52,6 +73,8 @@ impl Shared {
         let (rings, hasher) = (Rings::new(memory)?, RandomState::new());
         Ok(Shared {
             proxies,
+            successors: Arc::default(),
+            turn: 0,
             pool: Pool::default(),
             rings,
             stats,
@@ -64,8 +87,19 @@ impl Shared {
         })
     }
 
-    /// Give the index of the proxy to try first.
+    /// Take the successors of the proxies, if there are any. Flows that are under way keep their connections.
+    fn follow(&mut self) {
+        let turn = self.successors.turn.load(Ordering::Acquire);
+        if turn != self.turn {
+            self.turn = turn;
+            self.proxies = self.successors.proxies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            (self.pool, self.preferred) = (Pool::default(), (0, None));
+        }
+    }
+
+    /// Give the index of the proxy to try first, for a flow that begins.
     pub fn preferred_proxy(&mut self, now: Instant) -> usize {
+        self.follow();
         if self.preferred.1.is_some_and(|since| now >= since + PREFER_AGAIN) {
             self.preferred = (0, None);
         }
@@ -77,7 +111,7 @@ impl Shared {
         if refusal.is_of_the_proxy() && proxy == self.preferred.0 && self.proxies.len() > 1 {
             self.preferred = ((proxy + 1) % self.proxies.len(), Some(now));
         }
-        let address = self.proxies[proxy].address;
+        let address = self.proxies[proxy % self.proxies.len()].address; // it may have had more
         if !self.notes.add(refusal.kind(), now, || refusal.text(target, address)) {
             self.stats.notes_held_back.up();
         }
@@ -121,5 +155,29 @@ impl Shared {
 
     fn place(&self, tuple: &FourTuple) -> usize {
         self.hasher.hash_one(tuple) as usize % RECENT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(address: &str) -> Proxy {
+        Proxy { address: address.parse().unwrap(), authorization: Vec::new() }
+    }
+
+    #[test]
+    fn successors_are_for_flows_that_begin_later_and_may_be_fewer() {
+        let three = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].map(proxy).to_vec();
+        let mut shared = Shared::new(three, 1 << 30, Arc::default(), Arc::default()).unwrap();
+        let (now, target) = (Instant::from_millis(0), "192.0.2.9:80".parse().unwrap());
+        shared.note_refusal(&Refusal::Closed, target, 0, now);
+        shared.successors.announce(vec![proxy("192.0.2.4:1")]);
+        assert_eq!(shared.proxies.len(), 3);
+        assert_eq!(shared.preferred_proxy(now), 0);
+        assert_eq!(shared.proxies[0].address.to_string(), "192.0.2.4:1");
+        shared.note_refusal(&Refusal::Closed, target, 2, now); // of a flow that began before
+        shared.successors.announce(Vec::new());
+        assert_eq!((shared.preferred_proxy(now), shared.proxies.len()), (0, 1));
     }
 }

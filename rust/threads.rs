@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::shared::{Proxy, Shared};
+use crate::shared::{Proxy, Shared, Successors};
 use crate::stack::Stack;
 use crate::stats::{Notes, Stats};
 use crate::worker::{self, Signal};
@@ -29,6 +29,7 @@ pub struct Threads {
 struct Common {
     stats: Arc<Stats>,
     notes: Arc<Notes>,
+    successors: Arc<Successors>,
     /// Raised when there are notes, or a thread has ended.
     signal: Signal,
     ended: AtomicBool,
@@ -55,6 +56,7 @@ impl Threads {
         let common = Arc::new(Common {
             stats: Arc::default(),
             notes: Arc::default(),
+            successors: Arc::default(),
             signal: Signal::new()?,
             ended: AtomicBool::new(false),
         });
@@ -68,7 +70,8 @@ impl Threads {
     fn start_one(&mut self, queue: OwnedFd, proxies: &[Proxy], memory: u64) -> Result<(), Error> {
         let (common, stop) = (Arc::clone(&self.common), Arc::new(Signal::new()?));
         let device = Device::new(queue, Arc::clone(&common.stats));
-        let shared = Shared::new(proxies.to_vec(), memory, Arc::clone(&common.stats), Arc::clone(&common.notes))?;
+        let mut shared = Shared::new(proxies.to_vec(), memory, Arc::clone(&common.stats), Arc::clone(&common.notes))?;
+        shared.successors = Arc::clone(&common.successors);
         let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), worker::clock());
         self.stop.push(Arc::clone(&stop));
         let name = format!("packets-{}", self.running.len());
@@ -93,6 +96,11 @@ impl Threads {
     /// Give the counters.
     pub fn stats(&self) -> &Stats {
         &self.common.stats
+    }
+
+    /// Let flows that begin from now on use `proxies`; those that are open stay where they are.
+    pub fn replace(&self, proxies: Vec<Proxy>) {
+        self.common.successors.announce(proxies);
     }
 
     /// Take the notes; an error, once they are taken, when a thread has ended by itself.

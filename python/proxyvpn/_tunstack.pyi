@@ -20,6 +20,8 @@ class Stack:
         """
     def counters(self) -> dict[str, int]:
         """Give all counters, always in the same order; they only ever grow, but for the gauges named `*_now`."""
+    def replace(self, upstreams: Sequence[tuple[str, int, bytes]]) -> None:
+        """Let connections that begin from now on use these proxies; open ones stay. Raises ValueError."""
     def stop(self) -> None:
         """Reset every flow, end the threads and wait for them. Idempotent."""
 

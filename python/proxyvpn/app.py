@@ -20,24 +20,21 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Final
+from functools import partial
 
-from proxyvpn import control, plan, report, resolvers, restarts
+from proxyvpn import control, plan, renewal, report, resolvers, restarts
 from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
+from proxyvpn.confirming import Confirming
 from proxyvpn.errors import Exit, MachineLocked, ProxyUnreachable, ProxyvpnError, RolledBack
-from proxyvpn.messages import Closed, Down, Report, Start, Update, Upstream
+from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Start, Update, Upstream
 from proxyvpn.options import Options
 from proxyvpn.plan import Tunnel
 from proxyvpn.reach import Interrupted, Place
+from proxyvpn.renewal import Found, Renewal
 from proxyvpn.resolvers import Resolvers
 from proxyvpn.state import VERSION, Record, StateDir
 from proxyvpn.world import World
-
-_FIREWALL_GONE: Final = (
-    "the killswitch is NOT in place: something has removed its firewall (`nft flush ruleset`?) and everything leaves "
-    "directly; run `proxyvpn teardown` and `proxyvpn up` again"
-)
 
 
 class Phase(enum.Enum):
@@ -80,6 +77,9 @@ class Life:
         self._asked_to_end: Channel | None = None
         self._places: tuple[Place, ...] = ()
         self._resolvers = Resolvers(())
+        self._confirming = Confirming(0, 0.0)
+        self._renewal: Renewal | None = None
+        self._unconfirmed = False
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
@@ -96,7 +96,8 @@ class Life:
             if outcome is error:
                 raise
             raise outcome from error
-        return self._end()
+        code = self._end()
+        return Exit.ROLLED_BACK if code is Exit.OK and self._unconfirmed else code
 
     def release(self) -> None:
         """End the children (end of file does the rest) and hang up on everybody."""
@@ -129,7 +130,9 @@ class Life:
         self._was_locked = False  # what the machine is from here on is this tunnel's doing
         self._save(ifname=ifname, phase="engaged", steps=steps)
         self._control = control.Control.listen(self._state)
-        world.ready(report.ready_line(options, ifname, tuple(map(str, self._resolvers.addresses))))
+        self._confirming = Confirming(options.confirm, time.monotonic(), world.terminal)
+        self._renewal = Renewal(self._places, self._look_for_proxies, world.renew_every)
+        world.ready(report.ready_line(options, ifname, tuple(map(str, self._resolvers.addresses)), world.remote))
 
     def _try_proxies(self) -> None:
         """Find the proxies and try one, while the children start; look what an earlier tunnel left."""
@@ -217,40 +220,65 @@ class Life:
     # Run.
 
     def _supervise(self) -> None:
-        """Serve until a signal or a client asks to end. Raises when it cannot go on."""
-        assert self._control is not None  # noqa: S101
+        """Serve until a signal or a client asks to end, or nobody confirms. Raises when it cannot go on."""
+        assert self._control is not None and self._renewal is not None  # noqa: S101
         look = time.monotonic() + self._world.look_every
         while True:
-            poll = select.poll()
-            for fd in (self._world.stop, self._helper.fileno(), self._worker.fileno(), *self._control.filenos()):
-                poll.register(fd, select.POLLIN)
-            ready = {fd for fd, _ in poll.poll(max(0.0, look - time.monotonic()) * 1000)}
+            ready = self._wait(look)
             if self._world.stop in ready:
                 return
             if self._helper.fileno() in ready:
                 raise ChildGone("the helper process has ended", "", "its last lines above may say why")
             if self._worker.fileno() in ready:
                 self._replace_worker()
+            if self._renewal.fileno() in ready:
+                self._follow_proxies()
+            if self._confirming.fileno() in ready and self._confirming.read():
+                self._world.say("confirmed: the tunnel stays up")
             for client, question in self._control.questions(ready):
                 if isinstance(question, Down):
                     self._asked_to_end = client
                     return
                 with contextlib.closing(client):
-                    control.answer(client, self._report())
+                    control.answer(client, self._answer(question))
+            if not self._confirming.left(time.monotonic()):
+                self._world.say(f"not confirmed within {self._options.confirm} s: undoing everything")
+                self._unconfirmed = True
+                return
             if time.monotonic() >= look:
                 self._follow_resolvers()
+                self._renewal.begin(time.monotonic(), self._counters()[0])
                 look = time.monotonic() + self._world.look_every
+
+    def _wait(self, look: float) -> set[int]:
+        """Give the descriptors that are ready, at the latest when it is time to look around."""
+        assert self._control is not None and self._renewal is not None  # noqa: S101
+        poll = select.poll()
+        children = self._helper.fileno(), self._worker.fileno()
+        others = self._renewal.fileno(), self._confirming.fileno(), *self._control.filenos()
+        for fd in (self._world.stop, *children, *others):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        now = time.monotonic()
+        seconds = min(look - now, self._confirming.left(now))
+        return {fd for fd, _ in poll.poll(max(0.0, seconds) * 1000)}
+
+    def _answer(self, question: Ask | Confirm) -> Report | Confirmed:
+        if isinstance(question, Ask):
+            return self._report()
+        waited = self._confirming.confirm()
+        if waited:
+            self._world.say("confirmed: the tunnel stays up")
+        return Confirmed(waited)
 
     def _report(self) -> Report:
         assert self._record is not None  # noqa: S101
-        notes = tuple(f"the worker's sandbox is weaker here: {line}" for line in self._weaker)
-        try:
-            counters = self._worker.counters()
-        except ProxyvpnError as error:
-            counters, notes = {}, (*notes, error.what)
+        counters, notes = self._counters()
         record, held = self._record, self._helper.status()
+        weaker = (f"the worker's sandbox is weaker here: {line}" for line in self._weaker)
+        notes = (*weaker, *notes, *held.notes, *self._unconfirmed_note())
         if record.killswitch and not held.locked:
-            notes = (*notes, _FIREWALL_GONE)
+            notes = (*notes, report.FIREWALL_GONE)
         return Report(
             ifname=record.ifname,
             proxies=record.proxies,
@@ -263,6 +291,19 @@ class Life:
             notes=notes,
             counters=counters,
         )
+
+    def _counters(self) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Give the worker's counters, and what `status` is to say when it has none."""
+        try:
+            return self._worker.counters(), ()
+        except ProxyvpnError as error:
+            return {}, (error.what,)
+
+    def _unconfirmed_note(self) -> tuple[str, ...]:
+        if not self._confirming.is_waiting:
+            return ()
+        left = self._confirming.left(time.monotonic())
+        return (f"everything is undone in {left:.0f} s unless it is confirmed: `proxyvpn confirm`",)
 
     def _replace_worker(self) -> None:
         """Start a new worker on the same queues, again if need be: no route, rule or firewall moves."""
@@ -287,8 +328,34 @@ class Life:
         self._resolvers = found
         names = tuple(map(str, found.addresses))
         self._world.say(f"resolvers changed: DNS goes directly to {', '.join(names)}")
-        self._helper.update(Update(found.addresses, tuple(place.endpoint for place in self._places)))
+        self._update()
         self._save(resolvers=names)
+
+    def _look_for_proxies(self) -> Found:
+        """Resolve the proxies' names again; runs in a thread of its own."""
+        world = self._world
+        resolve = partial(world.resolve, self._options, world.stop)
+        return renewal.look(resolve, lambda places: world.attempt(places, world.stop))
+
+    def _follow_proxies(self) -> None:
+        """Use the addresses that the proxies' names have now; connections that are open stay where they are."""
+        assert self._renewal is not None  # noqa: S101
+        places = self._renewal.take(self._places, time.monotonic())
+        if places == self._places:
+            return
+        fresh = [str(place.endpoint) for place in places if place not in self._places]
+        self._places = places
+        if fresh:
+            self._world.say(f"the proxy's name has moved: now also at {', '.join(fresh)}")
+        self._update()
+        try:
+            self._worker.replace(self._start_message().upstreams)
+        except ProxyvpnError as error:  # a new worker will be told; that the old one is gone shows by itself
+            self._world.say(error.what)
+
+    def _update(self) -> None:
+        """Let the firewall know the resolvers and proxies of now."""
+        self._helper.update(Update(self._resolvers.addresses, tuple(place.endpoint for place in self._places)))
 
     # Down.
 

@@ -32,12 +32,15 @@ from proxyvpn.messages import (
     Reclaim,
     Reclaimed,
     Refused,
+    Replace,
+    Replaced,
     Start,
     Started,
     State,
     Status,
     Update,
     Updated,
+    Upstream,
 )
 from proxyvpn.plan import Tunnel
 from proxyvpn.way import Process
@@ -208,6 +211,10 @@ class Worker(Child):
         finally:
             close_all(queues)
         return self.take(Started)[0].sandbox
+
+    def replace(self, upstreams: tuple[Upstream, ...]) -> None:
+        """Let connections that begin from now on use other proxies."""
+        self.ask(Replace(upstreams), Replaced)
 
     def counters(self) -> dict[str, int]:
         """Give the counters."""

@@ -62,6 +62,12 @@ def cli(ctx: click.Context) -> None:
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
 @click.option("--bypass", multiple=True, metavar="NET", help="Leave traffic to NET alone.")
 @click.option("--inbound", multiple=True, metavar="udp/PORT", help="With the killswitch: let a UDP server here answer.")
+@click.option(
+    "--confirm",
+    type=click.IntRange(1, 86400),
+    metavar="SECONDS",
+    help="Undo everything after SECONDS unless confirmed: by Enter, or `proxyvpn confirm` from anywhere.",
+)
 @_STATE_DIR
 @click.option("--detach", is_flag=True, help="Return when traffic flows; go on in the background.")
 @click.option("--dry-run", is_flag=True, help="Print every step and change nothing.")
@@ -149,6 +155,20 @@ def setup(voice: Voice, /, group: str, systemd: bool, check: bool, uninstall: bo
     if uninstall:
         return command.uninstall(voice.print)
     return command.install(group, systemd, voice.print)
+
+
+@cli.command()
+@_STATE_DIR
+@click.pass_obj
+def confirm(voice: Voice, /, state_dir: Path | None) -> Exit:
+    """Say to `up --confirm` that this machine can still be reached, so that the tunnel stays up.
+
+    Ends with 3 when no tunnel is running.
+    """
+    from proxyvpn import teardown  # noqa: PLC0415
+
+    with _state(state_dir) as state:
+        return teardown.confirm(state, voice.print)
 
 
 def main() -> None:

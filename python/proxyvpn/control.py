@@ -16,12 +16,13 @@ from typing import Final
 from proxyvpn import peer
 from proxyvpn.channel import Channel, close_all
 from proxyvpn.errors import ProtocolError, StateError
-from proxyvpn.messages import Ask, Down, Message
+from proxyvpn.messages import Ask, Confirm, Down, Message
 from proxyvpn.peer import Peer
 from proxyvpn.state import StateDir
 
 ANSWER_LIMIT: Final = 1.0
 MOST_CLIENTS: Final = 16
+Question = Ask | Confirm | Down
 
 
 class Control:
@@ -50,7 +51,7 @@ class Control:
         """Give the descriptors to wait for."""
         return (self._listener.fileno(), *self._clients)
 
-    def questions(self, ready: set[int]) -> Iterator[tuple[Channel, Ask | Down]]:
+    def questions(self, ready: set[int]) -> Iterator[tuple[Channel, Question]]:
         """Give each readable client that asks something, which is then the caller's to answer and close."""
         for fd in ready & self._clients.keys():
             client = self._clients.pop(fd)
@@ -82,7 +83,7 @@ class Control:
         self._clients[channel.fileno()] = channel
 
 
-def _read_question(client: Channel) -> Ask | Down | None:
+def _read_question(client: Channel) -> Question | None:
     """Give what a readable client asks; None when it is to be dropped."""
     try:
         received = client.receive()
@@ -91,7 +92,7 @@ def _read_question(client: Channel) -> Ask | Down | None:
     if received is None:
         return None
     close_all(received.fds)
-    return received.message if isinstance(received.message, Ask | Down) and not received.fds else None
+    return received.message if isinstance(received.message, Ask | Confirm | Down) and not received.fds else None
 
 
 def answer(client: Channel, message: Message) -> None:

@@ -25,6 +25,7 @@ import contextlib
 import dataclasses
 import enum
 import os
+import select
 import signal
 import socket
 import sys
@@ -54,6 +55,7 @@ from proxyvpn.messages import (
     Update,
     Updated,
 )
+from proxyvpn.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from proxyvpn.kernel import Kernel
@@ -85,6 +87,7 @@ class Helper:
         self._tunnel: plan.Tunnel | None = None
         self._host: plan.Host | None = None
         self._was_locked = False
+        self.upkeep = Upkeep(kernel, say)
 
     def answer(self, message: Message) -> Answer:
         """Do what `message` asks. Raises ProtocolError when this phase does not permit it, else what went wrong."""
@@ -95,6 +98,7 @@ class Helper:
 
     def abandon(self) -> None:
         """The asker is gone. Idempotent."""
+        self.upkeep.end()
         if not self._done:
             return
         begun, self.phase = self.phase, Phase.CLOSED
@@ -139,14 +143,23 @@ class Helper:
         except ProxyvpnError as error:
             raise self._rolled_back(error) from error
         self.phase = Phase.ENGAGED
+        self.upkeep.begin(tunnel, host)
         return Engaged(lines), ()
 
     def answer_update(self, message: Update) -> Answer:
         """Replace resolvers and proxies in the firewall's sets."""
         tunnel, host = self._open()
         wanted = dataclasses.replace(tunnel, resolvers=message.resolvers, proxies=message.proxies)
+        new, old = plan.moved(tunnel, wanted, host)
+        for step in new:
+            self._add(step)
         self._kernel.update(wanted, host)
+        for step in old:
+            self._done.remove(step)
+            self._say_step(step.undo)
+            self._kernel.remove(step)
         self._tunnel = wanted
+        self.upkeep.begin(wanted, host)
         return Updated(), ()
 
     def answer_attach(self, _: Attach) -> Answer:
@@ -156,10 +169,11 @@ class Helper:
     def answer_status(self, _: Status) -> Answer:
         """Say what the kernel holds; of an earlier tunnel, when there is none of ours."""
         if self.phase is not Phase.FRESH:
-            return State(self.phase.value, self._kernel.dropped(), (), self._kernel.locked()), ()
+            held = self._kernel.dropped(), (), self._kernel.locked()
+            return State(self.phase.value, *held, self.upkeep.notes()), ()
         self._kernel.claim(alone=False)
         try:
-            return State("fresh", self._kernel.dropped(), self._kernel.left(), self._kernel.locked()), ()
+            return State("fresh", self._kernel.dropped(), self._kernel.left(), self._kernel.locked(), ()), ()
         finally:
             self._kernel.release()
 
@@ -212,6 +226,7 @@ class Helper:
 
     def _undo(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Undo what was done, in reverse, then whatever else carries our tag; give both kinds of lines."""
+        self.upkeep.end()
         undone: list[str] = []
         left: list[str] = []
         while self._done:
@@ -261,7 +276,7 @@ def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
     """Answer until end of file; give the exit code."""
     helper = Helper(kernel, say)
     try:
-        while (received := _next(channel)) is not None:
+        while (received := _next(channel, kernel, helper.upkeep)) is not None:
             message, fds = _answer(helper, received)
             channel.settimeout(LIMIT)
             channel.send(message, fds)
@@ -279,9 +294,18 @@ def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
     return 0
 
 
-def _next(channel: Channel) -> Received | None:
-    channel.settimeout(None)
-    return channel.receive()
+def _next(channel: Channel, kernel: Kernel, upkeep: Upkeep) -> Received | None:
+    """Wait for the next message, and keep the kernel as it is to be meanwhile; None at end of file."""
+    poll = select.poll()
+    for fd in (channel.fileno(), *kernel.filenos()):
+        poll.register(fd, select.POLLIN)
+    while True:
+        due = upkeep.due()
+        ready = {fd for fd, _ in poll.poll(None if due is None else due * 1000)}
+        if channel.fileno() in ready:
+            channel.settimeout(None)
+            return channel.receive()
+        upkeep.look()
 
 
 def _answer(helper: Helper, received: Received) -> Answer:

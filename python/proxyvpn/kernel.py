@@ -16,8 +16,9 @@ from typing import Final, Protocol
 from proxyvpn import firewall, netlink, privilege, sockets, tun
 from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
-from proxyvpn.plan import Connection, Firewall, Host, Link, OpenedHere, Step, Tunnel
+from proxyvpn.plan import Address, Connection, Firewall, Host, Link, OpenedHere, Route, Rule, Step, Tunnel
 from proxyvpn.tunnel import MOST_QUEUES
+from proxyvpn.watch import News, Watch
 
 _NAMESPACE: Final = "/proc/self/ns/net"
 _LOCK: Final = "/proc/sys/net/ipv4/tcp_fastopen_key"
@@ -81,6 +82,33 @@ class Kernel(Protocol):
         """Give the number of packets that the firewall stopped."""
         ...
 
+    def filenos(self) -> tuple[int, ...]:
+        """Give the descriptors that are readable when the kernel has news."""
+        ...
+
+    def news(self) -> News:
+        """Read the kernel's news: what may have changed."""
+        ...
+
+    def is_watched(self) -> bool:
+        """Say whether there is news of the firewall; where not, it has to be looked at."""
+        ...
+
+    def loaded(self) -> str:
+        """Give the firewall as it is loaded, to be compared; empty when it is not there as a whole."""
+        ...
+
+    def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Give those of the links, addresses, routes and rules in `steps` that the kernel does not hold any more."""
+        ...
+
+    def restore(self, step: Step) -> None:
+        """Let the kernel hold `step` again: a link on the same queues."""
+
+    def defaults(self) -> tuple[str, ...]:
+        """Give the machine's default routes, for the log."""
+        ...
+
     def reclaim(self, keep: tuple[str, ...], say: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Remove everything that carries our tag but `keep`; give what was removed, and what could not be.
 
@@ -100,6 +128,7 @@ class RealKernel:
         self._queues: tuple[int, ...] = ()
         self._backend: firewall.Backend | None = None
         self._netlink = netlink.Netlink()
+        self._watch = Watch()
         try:
             if not privilege.has(privilege.CAP_NET_ADMIN):
                 raise PrivilegeMissing(
@@ -203,6 +232,33 @@ class RealKernel:
 
     def dropped(self) -> int:
         return self._backend.dropped() if self._backend else 0
+
+    def filenos(self) -> tuple[int, ...]:
+        return self._watch.filenos()
+
+    def news(self) -> News:
+        return self._watch.news()
+
+    def is_watched(self) -> bool:
+        return self._firewall().kind == "nft" and self._watch.sees_firewall
+
+    def loaded(self) -> str:
+        return self._firewall().loaded()
+
+    def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return self._netlink.missing(tuple(each for each in steps if isinstance(each, Link | Address | Route | Rule)))
+
+    def restore(self, step: Step) -> None:
+        if isinstance(step, Link) and not self._netlink.has_link(step.ifname):
+            tun.attach(self._queues, step.ifname)
+            self._netlink.add(step)
+        elif isinstance(step, Firewall | OpenedHere):
+            self.add(step)
+        else:
+            self._netlink.add(step)
+
+    def defaults(self) -> tuple[str, ...]:
+        return self._netlink.defaults()
 
     def reclaim(self, keep: tuple[str, ...], say: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         removed: list[str] = []

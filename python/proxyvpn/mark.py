@@ -22,6 +22,11 @@ PREFERENCE_ATTACHED: Final = 5198
 PREFERENCE_STRAY: Final = 5199
 """… and nowhere else."""
 PREFERENCE_MARK: Final = 5200
+PREFERENCE_ALLOWED: Final = 5203
+"""With the killswitch: what may leave directly goes by the machine's own routes …"""
+PREFERENCE_DHCP: Final = 5204
+PREFERENCE_UNBOUND: Final = 5210
+"""… and what has no address of its own yet, or the TUN's, goes into the TUN, marked or not."""
 PREFERENCE_NO_ROUTE: Final = 40000
 """After main and default: lets connect() find a route on a machine without a default route."""
 UNREACHABLE_METRIC: Final = 4278198272

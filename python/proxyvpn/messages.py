@@ -87,12 +87,13 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class State:
     """`phase` is fresh, open or engaged; `dropped` counts packets that the guard stopped; `left` is what an earlier
-    tunnel left behind (only when fresh), `locked` whether that includes a closed guard."""
+    tunnel left behind (only when fresh), `locked` whether that includes a closed guard; `notes` is for `status`."""
 
     phase: str
     dropped: int
     left: tuple[str, ...]
     locked: bool
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,18 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """Use these proxies for connections that begin from now on; their ports are those of Start."""
+
+    upstreams: tuple[Upstream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """They are used."""
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """Ask for the counters."""
 
@@ -201,9 +214,22 @@ class Down:
     """Ask a running `up` to end in order."""
 
 
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Say to an `up --confirm` that the machine can still be reached: it stays up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Whether it was waiting for that."""
+
+    waited: bool
+
+
 Message = (
     Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Status | State | Close | Closed | Reclaim
-    | Reclaimed | Refused | Start | Started | Count | Counters | Ask | Report | Down
+    | Reclaimed | Refused | Start | Started | Replace | Replaced | Count | Counters | Ask | Report | Down
+    | Confirm | Confirmed
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}

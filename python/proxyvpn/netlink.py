@@ -1,4 +1,4 @@
-"""Links, addresses, routes, rules and neighbours, over netlink; the only user of pyroute2.
+"""Links, addresses, routes, rules and neighbours, over rtnetlink; the only user of pyroute2.
 
 Each add stands beside its remove. Adding what is there is success, and so is removing what is not. Only what carries
 our tag is ever removed: rules and routes by protocol number, a link by name and alias. See rtnetlink(7).
@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Final
 
 from pyroute2 import IPRoute
@@ -28,20 +28,26 @@ from proxyvpn.mark import (
     LINK_QUEUE,
     MARK,
     MASK,
+    PREFERENCE_ALLOWED,
     PREFERENCE_ATTACHED,
+    PREFERENCE_DHCP,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
     PREFERENCE_STRAY,
+    PREFERENCE_UNBOUND,
     PROTOCOL,
     TABLE,
     UNREACHABLE_METRIC,
 )
-from proxyvpn.plan import Address, Link, Neighbours, Route, Rule, device_line
+from proxyvpn.plan import Address, IPNetwork, Link, Neighbours, Route, Rule, device_line
 
 _MAIN: Final = 254
 _NODAD: Final = 0x02
 _INCOMPLETE: Final = 0x01
 _RTN_UNREACHABLE: Final = 7
+_IFF_UP: Final = 1
+_FIND_SOURCE: Final = 0x10000
+"""FIB_RULE_FIND_SADDR of linux/fib_rules.h."""
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -108,6 +114,32 @@ class Netlink:
             ]
         found += [Tagged(device_line(name), "link", each) for name, each in self._links()]
         return tuple(sorted(found, key=lambda each: ("rule", "route", "link").index(each.kind)))
+
+    def missing(self, steps: tuple[Owned, ...]) -> tuple[Owned, ...]:
+        """Give those of `steps` that the kernel does not hold (any more), in their order; a link must be up, too."""
+        lines = {each.line for each in self.tagged()}
+        links = {name: each for name, each in self._links() if each["flags"] & _IFF_UP}
+        held = {
+            (each["index"], each.get("local") or each.get("address"))
+            for _, family in _families()
+            for each in (self._route.addr("dump", family=family) if links else ())
+        }
+        return tuple(each for each in steps if not _is_held(each, lines, links, held))
+
+    def has_link(self, ifname: str) -> bool:
+        """Say whether there is a link of ours of this name, up or down."""
+        return any(name == ifname for name, _ in self._links())
+
+    def defaults(self) -> tuple[str, ...]:
+        """Give the default routes of the main table, as a person would name them."""
+        found = [
+            f"IPv{version} by {_name(_get(each, 'oif') or 0)}"
+            + (f" ({_get(each, 'gateway')})" if _get(each, "gateway") else "")
+            for version, family in _families()
+            for each in self._route.route("dump", family=family, table=_MAIN)
+            if each["family"] == family and not each["dst_len"] and _get(each, "oif")
+        ]
+        return tuple(sorted(set(found)))
 
     def remove_tagged(self, found: Tagged) -> None:
         """Remove what tagged() gave. Raises KernelError, PrivilegeMissing."""
@@ -176,6 +208,14 @@ def _families() -> tuple[tuple[int, int], ...]:
     return tuple(pair for pair in _FAMILIES.items() if pair[0] == 4 or has_ipv6())
 
 
+def _is_held(step: Owned, lines: set[str], links: dict[str, dict[str, Any]], held: set[tuple[int, str]]) -> bool:
+    if isinstance(step, Link):
+        return step.ifname in links
+    if isinstance(step, Address):
+        return step.ifname in links and (links[step.ifname]["index"], str(step.address)) in held
+    return step.line in lines
+
+
 def _address(step: Address) -> dict[str, Any]:
     more = {"flags": _NODAD} if isinstance(step.address, IPv6Address) else {}
     return {
@@ -199,6 +239,14 @@ def _rule(step: Rule) -> dict[str, Any]:
         PREFERENCE_ATTACHED: {"iifname": step.ifname, "table": _MAIN, "FRA_SUPPRESS_PREFIXLEN": 0},
         PREFERENCE_STRAY: {"iifname": step.ifname, "action": "blackhole"},
         PREFERENCE_MARK: {"fwmark": MARK, "fwmask": MASK, "table": TABLE},
+        PREFERENCE_ALLOWED: {**_network(step, "dst"), "table": _MAIN},
+        PREFERENCE_DHCP: {
+            "ip_proto": socket.IPPROTO_UDP,
+            "sport_range": "68:68",
+            "dport_range": "67:67",
+            "table": _MAIN,
+        },
+        PREFERENCE_UNBOUND: {**_network(step, "src"), "table": TABLE, **_find_source(step)},
         PREFERENCE_NO_ROUTE: {"ip_proto": socket.IPPROTO_TCP, "table": TABLE},
     }
     return {
@@ -209,10 +257,27 @@ def _rule(step: Rule) -> dict[str, Any]:
     }
 
 
+def _network(step: Rule, end: str) -> dict[str, Any]:
+    if step.network is None:
+        return {}
+    return {end: str(step.network.network_address), f"{end}_len": step.network.prefixlen}
+
+
+def _find_source(step: Rule) -> dict[str, Any]:
+    return {"flags": _FIND_SOURCE} if step.version == 6 else {}
+
+
+def _network_found(message: Any, end: str) -> IPNetwork | None:
+    length = message[f"{end}_len"]
+    nowhere = IPv4Address(0) if message["family"] == socket.AF_INET else IPv6Address(0)
+    return ip_network(f"{_get(message, end) or nowhere}/{length}") if length else None
+
+
 def _rule_line(version: int, message: dict[str, Any]) -> str:
     preference = _get(message, "priority") or 0
     try:
-        return Rule(version, preference, _get(message, "iifname") or "").line
+        network = _network_found(message, "src" if preference == PREFERENCE_UNBOUND else "dst")
+        return Rule(version, preference, _get(message, "iifname") or "", network).line
     except KeyError:  # of another version of ours
         return f"ip -{version} rule add pref {preference} protocol {PROTOCOL}"
 
@@ -225,7 +290,11 @@ def _route_line(version: int, message: dict[str, Any]) -> str:
 
 def _rule_found(message: Any) -> dict[str, Any]:
     """Give the words that make the kernel remove a rule with this preference and our tag, whatever else it says."""
-    return {"family": message["family"], "priority": _get(message, "priority") or 0, "FRA_PROTOCOL": PROTOCOL}
+    which = {"family": message["family"], "priority": _get(message, "priority") or 0, "FRA_PROTOCOL": PROTOCOL}
+    for end in ("src", "dst"):
+        if (network := _network_found(message, end)) is not None:
+            which |= {end: str(network.network_address), f"{end}_len": network.prefixlen}
+    return which
 
 
 def _route_found(message: Any) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Typed:
     bypass: tuple[str, ...] = ()
     inbound: tuple[str, ...] = ()
     killswitch: bool = False
+    confirm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Options:
     inbound: tuple[int, ...] = ()
     """UDP ports."""
     killswitch: bool = False
+    confirm: int = 0
+    """Seconds after which all is undone unless it is confirmed; 0: never."""
     warnings: tuple[str, ...] = ()
 
 
@@ -85,6 +88,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
         inbound=inbound,
         killswitch=typed.killswitch,
+        confirm=typed.confirm or 0,
         warnings=warnings,
     )
 

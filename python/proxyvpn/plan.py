@@ -9,12 +9,17 @@ steps would be a caller with CAP_NET_ADMIN. The order is the theory:
 What stands before the bar is done at Open, the rest at Engage; undone in reverse. In the routes the unreachable default
 comes first, so that there is no moment without one. In the rules the two for what comes out of the TUN come first:
 a container's answer must never go out by a default route.
+
+With the killswitch there is a second layer below the firewall, for when somebody flushes that (`unbound`): a connection
+that is not bound to an address finds the TUN by its routing alone, and gets the TUN's address, by which it stays there.
+Answers on connections that came in have an address of the machine's and are not touched, whatever rp_filter is. What
+may leave directly is excepted first. What a program binds to an address or a device is the firewall's alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 from proxyvpn import chains, ruleset
@@ -25,22 +30,25 @@ from proxyvpn.mark import (
     MARK,
     MASK,
     NFT_TABLE,
+    PREFERENCE_ALLOWED,
     PREFERENCE_ATTACHED,
+    PREFERENCE_DHCP,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
     PREFERENCE_STRAY,
+    PREFERENCE_UNBOUND,
     PROTOCOL,
     TABLE,
     TUN4,
     TUN6,
     UNREACHABLE_METRIC,
 )
-from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel
+from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel, collapsed
 
 __all__ = [
     "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken",
-    "Neighbours", "NotPossible", "OpenedHere", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "opening",
-    "steps", "sysctls",
+    "Neighbours", "NotPossible", "OpenedHere", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "firewall",
+    "moved", "opening", "steps", "sysctls", "unbound",
 ]  # fmt: skip
 
 
@@ -170,11 +178,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A routing rule with one of our four preferences."""
+    """A routing rule with one of our preferences: of what came in by a link, or from or to a network."""
 
     version: int
     preference: int
-    ifname: str
+    ifname: str = ""
+    network: IPNetwork | None = None
 
     @property
     def text(self) -> str:
@@ -182,6 +191,9 @@ class Rule:
             PREFERENCE_ATTACHED: f"iif {self.ifname} lookup main suppress_prefixlength 0",
             PREFERENCE_STRAY: f"iif {self.ifname} blackhole",
             PREFERENCE_MARK: f"fwmark {MARK:#x}/{MASK:#x} lookup {TABLE}",
+            PREFERENCE_ALLOWED: f"to {self.network} lookup main",
+            PREFERENCE_DHCP: "ipproto udp sport 68 dport 67 lookup main",
+            PREFERENCE_UNBOUND: f"from {self.network} lookup {TABLE}",
             PREFERENCE_NO_ROUTE: f"ipproto tcp lookup {TABLE}",
         }[self.preference]
         return f"ip -{self.version} rule add pref {self.preference} {what} protocol {PROTOCOL}"
@@ -234,7 +246,7 @@ def opening(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     """Give the steps of Open: the link, and with the killswitch the firewall before it."""
     link = Link(host.ifname, tunnel.queues, sysctls(host))
     addresses = [Address(host.ifname, each) for each in (TUN4, TUN6) if each.version == 4 or host.ipv6]
-    return (*(_firewall(tunnel, host) if tunnel.killswitch else ()), link, *addresses)
+    return (*(firewall(tunnel, host) if tunnel.killswitch else ()), link, *addresses)
 
 
 def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
@@ -249,9 +261,36 @@ def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     preferences = (PREFERENCE_ATTACHED, PREFERENCE_STRAY, PREFERENCE_MARK, PREFERENCE_NO_ROUTE)
     for version in _versions(host):
         found += [Rule(version, each, _of_link(each, host.ifname)) for each in preferences]
+        found += unbound(tunnel, version) if tunnel.killswitch else ()
     if not tunnel.killswitch:
-        return (*found, *_firewall(tunnel, host))
+        return (*found, *firewall(tunnel, host))
     return (*found, OpenedHere(tuple(each for each in host.opened_here if not _goes_on(tunnel, each))))
+
+
+def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:
+    """Give the rules by which a connection that is bound to nothing finds the TUN without a mark (see above).
+
+    The first lookup of an IPv4 connection is from 0.0.0.0. That of IPv6 has no source; the rule asks which one it would
+    get (FIB_RULE_FIND_SADDR, for which ip(8) has no word).
+    """
+    networks = [*(ip_network(each.address) for each in tunnel.proxies), *map(ip_network, tunnel.resolvers)]
+    allowed = sorted({each for each in networks if each.version == version}, key=str)
+    bypass = collapsed(tunnel.bypass, version)
+    sources = (ip_network("0.0.0.0/32"), ip_network(TUN4)) if version == 4 else (ip_network(TUN6),)
+    return (
+        *(Rule(version, PREFERENCE_ALLOWED, network=each) for each in dict.fromkeys((*allowed, *bypass))),
+        *((Rule(version, PREFERENCE_DHCP),) if version == 4 else ()),
+        *(Rule(version, PREFERENCE_UNBOUND, network=each) for each in sources),
+    )
+
+
+def moved(old: Tunnel, new: Tunnel, host: Host) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Give the rules to add before the firewall's sets are replaced, and those to remove afterwards."""
+    before, after = engaging(old, host), engaging(new, host)
+    return (
+        tuple(each for each in after if isinstance(each, Rule) and each not in before),
+        tuple(each for each in before if isinstance(each, Rule) and each not in after),
+    )
 
 
 def sysctls(host: Host) -> tuple[tuple[str, str], ...]:
@@ -282,7 +321,8 @@ def _goes_on(tunnel: Tunnel, each: Connection) -> bool:
     return proxy or resolver or any(each.remote in network for network in tunnel.bypass)
 
 
-def _firewall(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+def firewall(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
+    """Give the steps of the firewall; done again they put it back, without a gap where it is still there."""
     return (Firewall(tunnel, host), *(Neighbours(version) for version in _versions(host)))
 
 

@@ -15,6 +15,10 @@ from proxyvpn.options import Options
 from proxyvpn.state import Record
 
 SCHEMA: Final = 2
+FIREWALL_GONE: Final = (
+    "the firewall of the killswitch is NOT in place: another program removes it (`nft flush ruleset`?). Until it is "
+    "put back, what is bound to an address or a device leaves directly"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,8 @@ class Condition:
     notes: tuple[str, ...] = ()
 
 
-def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...]) -> str:
-    """Say in one line what happens to TCP, UDP and DNS from now on."""
+def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...], remote: bool = False) -> str:
+    """Say in one line what happens to TCP, UDP and DNS from now on; `remote`: who reads it came in by SSH."""
     proxies = ", then ".join(str(proxy) for proxy in options.proxies)
     source = f" (from {options.source})" if options.source else ""
     names = ", ".join(resolvers)
@@ -42,7 +46,13 @@ def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...]) -> str
     else:
         dns = f"DNS goes directly to {names}" if names else "DNS over TCP goes through the proxy"
         rest = f"killswitch off, UDP is left alone; {dns}"
-    return f"ready: TCP goes through {proxies}{source} by {ifname}; {rest}"
+    return f"ready: TCP goes through {proxies}{source} by {ifname}; {rest}{_to_confirm(options, remote)}"
+
+
+def _to_confirm(options: Options, remote: bool) -> str:
+    if options.confirm:
+        return f"; undone in {_duration(options.confirm)} unless confirmed: Enter, or `proxyvpn confirm`"
+    return "; over SSH, `up --confirm 60` undoes itself when you cannot get in any more" if remote else ""
 
 
 def as_json(found: Condition, now: int) -> dict[str, Any]:

@@ -205,9 +205,13 @@ def _arrivals(host: Host) -> list[str]:
 
     Here a SYN/ACK may as well be the far end's answer to a container. Ours is one from where SYNs may arrive: from a
     bypassed network, or from behind an address of this machine that is translated (a published port).
+
+    What comes out of the TUN gets its connection's mark back, so that a check of its source (firewalld's IPv6_rpfilter,
+    rp_filter with src_valid_mark) finds that the way back leads into the TUN.
     """
     return [
         "meta l4proto != tcp return",
+        f'iifname "{host.ifname}" {_CAPTURED} meta mark set {MARK:#x} return',
         f'iifname "{host.ifname}" return',
         "fib daddr type { local, broadcast, multicast, anycast } return",
         *_both(host, f"{{ip}} saddr @bypass{{v}} ct direction reply {_SYN_ACK} {_set_in()}"),
@@ -271,12 +275,12 @@ def _guard(host: Host, inbound: tuple[int, ...]) -> list[str]:
         'oifname "lo" accept',
         f'oifname "{host.ifname}" meta l4proto tcp accept',
         f'oifname "{host.ifname}" counter name "dropped" drop',
-        f'meta mark {MARK:#x} counter name "dropped" drop',
         'ip option lsrr exists counter name "dropped" drop',
         'ip option ssrr exists counter name "dropped" drop',
         *(['exthdr rt exists counter name "dropped" drop'] if host.ipv6 else []),
-        f"{_IN} accept",
         f'iifname "{host.ifname}" ct direction reply accept',
+        f'meta mark {MARK:#x} counter name "dropped" drop',
+        f"{_IN} accept",
         *_answers(inbound, "accept"),
         *_allowed(host, "accept"),
         'counter name "dropped" drop',

@@ -4,7 +4,9 @@ A connection came in, as far as anyone can tell, when its local port has a liste
 tunnel cannot go on through it: the proxy's side knows nothing of it. So with the killswitch such sockets are closed by
 the kernel, and their programs see ECONNABORTED at once instead of a silence of minutes.
 
-Spoken by hand, since pyroute2 has no word for SOCK_DESTROY. See sock_diag(7) and linux/inet_diag.h.
+Spoken by hand: pyroute2 has no word for SOCK_DESTROY, and the list is read before a firewall is put back, so it must be
+quick. What costs is the kernel's walk through its table: both families are asked for at once, which only the older
+request (inet_diag_req, TCPDIAG_GETSOCK) can. See sock_diag(7) and linux/inet_diag.h.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -22,12 +24,14 @@ from proxyvpn.errors import KernelError
 from proxyvpn.plan import Connection, IPAddress, NotPossible
 
 _NETLINK_SOCK_DIAG: Final = 4
-_BY_FAMILY, _DESTROY = 20, 21
+_GET_TCP, _DESTROY = 18, 21
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _HEAD: Final = struct.Struct("=IHHII")
 _ASK: Final = struct.Struct("=BBBBI48s")
 """inet_diag_req_v2; its last field, inet_diag_sockid, says which socket."""
+_ASK_ALL: Final = struct.Struct("=4x48xII")
+"""inet_diag_req: of any family, in these states."""
 _TOLD: Final = struct.Struct("=BBBB48s")
 """The beginning of inet_diag_msg."""
 _ID: Final = struct.Struct("!HH16s16s")
@@ -45,22 +49,32 @@ class Entry:
 
     family: int
     state: int
-    connection: Connection
     key: bytes
+
+    @property
+    def local_port(self) -> int:
+        """The port at this end."""
+        return int.from_bytes(self.key[:2], "big")
+
+    @property
+    def connection(self) -> Connection:
+        """Both ends."""
+        local_port, remote_port, local, remote = _ID.unpack_from(self.key)
+        return Connection(_address(self.family, local), local_port, _address(self.family, remote), remote_port)
 
 
 def came_in() -> tuple[Connection, ...]:
     """Give the connections whose local port has a listener, but those within this machine."""
     entries = _listed()
-    listening = {each.connection.local_port for each in entries if each.state == _LISTEN}
-    found = [each.connection for each in entries if each.state != _LISTEN]
-    return tuple(each for each in found if each.local_port in listening and not each.local.is_loopback)
+    listening = {each.local_port for each in entries if each.state == _LISTEN}
+    found = (each.connection for each in entries if each.state != _LISTEN and each.local_port in listening)
+    return tuple(each for each in found if not each.local.is_loopback)
 
 
 def opened_here() -> tuple[Connection, ...]:
     """Give the connections that this machine has opened to others, and that are established or beyond."""
     entries = _listed()
-    listening = {each.connection.local_port for each in entries if each.state == _LISTEN}
+    listening = {each.local_port for each in entries if each.state == _LISTEN}
     within = {_turned(each.connection) for each in entries}
     found = [each.connection for each in entries if each.state not in (_LISTEN, *_UNDER_WAY)]
     return tuple(each for each in found if each.local_port not in listening and each not in within and not _stays(each))
@@ -83,17 +97,16 @@ def _turned(each: Connection) -> Connection:
 
 
 def _listed() -> list[Entry]:
-    families = [socket.AF_INET, *([socket.AF_INET6] if os.path.exists("/proc/sys/net/ipv6") else [])]
-    return [entry for family in families for entry in _dump(family)]
+    return list(read(_answers(_GET_TCP, _REQUEST | _DUMP, _ASK_ALL.pack(_LIVING, 0))))
 
 
-def _dump(family: int) -> Iterator[Entry]:
-    ask = _ASK.pack(family, socket.IPPROTO_TCP, 0, 0, _LIVING, bytes(48))
-    for kind, body in _answers(_BY_FAMILY, _REQUEST | _DUMP, ask):
+def read(answers: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
+    """Pure: give the sockets that the kernel's answers tell of. Raises KernelError."""
+    for kind, body in answers:
         if kind == _ERROR:
             raise _unreadable(-struct.unpack_from("=i", body)[0])
-        found, state, _, _, key = _TOLD.unpack_from(body)
-        yield Entry(found, state, _connection(found, key), key)
+        family, state, _, _, key = _TOLD.unpack_from(body)
+        yield Entry(family, state, key)
 
 
 def _destroy(entry: Entry) -> None:
@@ -128,11 +141,6 @@ def _answers(kind: int, flags: int, ask: bytes) -> Iterator[tuple[int, bytes]]:
 def _unreadable(code: int) -> KernelError:
     advice = "is CONFIG_INET_DIAG built for this kernel, or loaded?"
     return KernelError("the kernel's list of TCP sockets cannot be read", os.strerror(code), advice)
-
-
-def _connection(family: int, key: bytes) -> Connection:
-    local_port, remote_port, local, remote = _ID.unpack_from(key)
-    return Connection(_address(family, local), local_port, _address(family, remote), remote_port)
 
 
 def _address(family: int, raw: bytes) -> IPAddress:

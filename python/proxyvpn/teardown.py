@@ -1,4 +1,4 @@
-"""What `status` and `teardown` do from outside a running `up`: ask it, or look at the kernel by a helper of their own.
+"""What `status`, `confirm` and `teardown` do from outside a running `up`: ask it, or look at the kernel by a helper.
 
 The record in the state directory is only shown, never followed: a helper finds what is ours by its tags.
 """
@@ -12,8 +12,8 @@ from typing import Final
 from proxyvpn import control
 from proxyvpn.channel import Channel, Received, close_all
 from proxyvpn.children import Helper
-from proxyvpn.errors import AlreadyUp, Exit, ProtocolError, ProxyvpnError, StateError
-from proxyvpn.messages import Ask, Closed, Down, Report
+from proxyvpn.errors import AlreadyUp, Exit, NotRunning, ProtocolError, ProxyvpnError, StateError
+from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report
 from proxyvpn.peer import Peer
 from proxyvpn.report import Condition
 from proxyvpn.state import Record, StateDir
@@ -73,6 +73,19 @@ def _record(state: StateDir | None, here: Here) -> tuple[Record | None, tuple[st
 def exit_code(found: Condition) -> Exit:
     """Give the exit code of `status`."""
     return {"up": Exit.OK, "locked": Exit.LOCKED}.get(found.state, Exit.NOT_RUNNING)
+
+
+def confirm(state: StateDir | None, say: Callable[[str], None]) -> Exit:
+    """Tell a running `up --confirm` that all is well. Raises NotRunning."""
+    connected = control.connect(state) if state else None
+    if connected is None:
+        raise NotRunning("no tunnel is running", "", "it may have undone itself: see `proxyvpn status`")
+    channel, peer = connected
+    found = answer(channel, peer.pid, Confirm(), ANSWER_LIMIT).message
+    if not isinstance(found, Confirmed):
+        raise ProtocolError(f"the running proxyvpn (pid {peer.pid}) answered with something else than a confirmation")
+    say("confirmed: the tunnel stays up" if found.waited else "nothing to confirm: the tunnel stays up anyway")
+    return Exit.OK
 
 
 def end(state: StateDir | None, start_helper: Callable[[], Helper], say: Callable[[str], None]) -> Exit:
@@ -137,7 +150,7 @@ def _count(steps: tuple[str, ...]) -> str:
     return "1 step" if len(steps) == 1 else f"{len(steps)} steps"
 
 
-def answer(channel: Channel, pid: int, question: Ask | Down, limit: float) -> Received:
+def answer(channel: Channel, pid: int, question: control.Question, limit: float) -> Received:
     """Ask a running `up` and hang up. Raises ProxyvpnError when it does not answer, StateError when it hangs up."""
     channel.settimeout(limit)
     try:

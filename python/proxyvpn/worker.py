@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from proxyvpn import _tunstack, privilege, stderr
 from proxyvpn.channel import Channel, close_all
 from proxyvpn.errors import Exit, ProtocolError, ProxyvpnError
-from proxyvpn.messages import Count, Counters, Refused, Start, Started
+from proxyvpn.messages import Count, Counters, Refused, Replace, Replaced, Start, Started, Upstream
 
 DESCRIPTORS: Final = 1 << 17
 """A flow holds one; where root's limit can be raised, it is."""
@@ -31,6 +31,7 @@ class Stack(Protocol):
     def fileno(self) -> int: ...
     def notes(self) -> list[str]: ...
     def counters(self) -> dict[str, int]: ...
+    def replace(self, upstreams: Sequence[tuple[str, int, bytes]], /) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -83,7 +84,7 @@ def _start(channel: Channel, parts: Parts) -> Stack | None:
     if not isinstance(start, Start) or not received.fds:
         close_all(received.fds)
         raise ProtocolError(f"{type(start).__name__} with {len(received.fds)} queues is not how a worker starts")
-    upstreams = [(str(up.endpoint.address), up.endpoint.port, up.authorization) for up in start.upstreams]
+    upstreams = _plain(start.upstreams)
     try:
         parts.drop(start.uid)
         missing = parts.sandbox(sorted({port for _, port, _ in upstreams}))
@@ -110,10 +111,21 @@ def _run(channel: Channel, stack: Stack, say: Callable[[str], None]) -> None:
             received = channel.receive()
             if received is None:
                 return
-            if received.fds or not isinstance(received.message, Count):
+            if received.fds or not isinstance(received.message, Count | Replace):
                 close_all(received.fds)
                 raise ProtocolError(f"a running worker was sent {type(received.message).__name__}")
-            channel.send(Counters(stack.counters()))
+            channel.send(_answer(stack, received.message))
+
+
+def _answer(stack: Stack, message: Count | Replace) -> Counters | Replaced:
+    if isinstance(message, Count):
+        return Counters(stack.counters())
+    stack.replace(_plain(message.upstreams))
+    return Replaced()
+
+
+def _plain(upstreams: tuple[Upstream, ...]) -> list[tuple[str, int, bytes]]:
+    return [(str(up.endpoint.address), up.endpoint.port, up.authorization) for up in upstreams]
 
 
 def give_up(uid: int) -> None:

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,9 +20,11 @@ from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
 from proxyvpn.plan import Host
 from proxyvpn.reach import Place, Reached
+from proxyvpn.renewal import EVERY
 
 WORKER_UIDS: Final = privilege.HELPER_UIDS[::-1]
 """The helper takes the first free one, the worker the last: neither may signal or trace the other."""
+_MOST_ANCESTORS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class World:
     """A descriptor that becomes readable when a signal asks to end."""
     look_every: float = 5.0
     """Seconds between two looks at resolv.conf."""
+    renew_every: float = EVERY
+    """Seconds between two looks at what the proxies' names mean."""
+    terminal: int = -1
+    """A terminal on which Enter may be typed; -1: none."""
+    remote: bool = False
+    """Whether whoever typed `up` came in by SSH."""
 
 
 def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
@@ -75,7 +83,24 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         ready=ready,
         identity=identity(),
         stop=catch_signals(),
+        terminal=0 if os.isatty(0) else -1,
+        remote=came_by_ssh(environ, ancestors(os.getppid())),
     )
+
+
+def came_by_ssh(environ: Mapping[str, str], programs: tuple[str, ...]) -> bool:
+    """Pure: say whether whoever started us came in by SSH; sudo takes the variable away, but not the ancestors."""
+    return "SSH_CONNECTION" in environ or any(name.startswith("sshd") for name in programs)
+
+
+def ancestors(pid: int) -> tuple[str, ...]:
+    """Give the names of process `pid` and of those above it, as far as they can be seen."""
+    names: list[str] = []
+    while pid > 0 and len(names) < _MOST_ANCESTORS:
+        before, _, after = read_text(f"/proc/{pid}/stat").rpartition(")")
+        names.append(before.partition("(")[2])
+        pid = int(after.split()[1]) if after else 0
+    return tuple(names)
 
 
 def identity() -> Identity:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.netns import clients, internet, proxies
+from tests.netns import clients, internet, proxies, wait
 from tests.netns.dumps import difference, dump, without_empty_tables
 from tests.netns.internet import PAGE, ask
 from tests.netns.peer import ECHO
@@ -96,6 +96,16 @@ def test_only_this_machine_may_ask_for_an_address(fresh: Rig, way: Way) -> None:
         clients.ask_for_an_address(fresh.host)
         assert sum("255.255.255.255.67" in line for line in watch.seen()) == 1
         assert sum("ff02::1:2.547" in line for line in watch.seen()) == 1
+
+
+@pytest.mark.parametrize("killswitch", ["--killswitch", "--no-killswitch"])
+def test_what_others_flush_is_put_back(fresh: Rig, way: Way, killswitch: str) -> None:
+    with up(fresh.host, *options(way, killswitch), before=way.before) as running:
+        programs = "iptables-legacy ip6tables-legacy iptables ip6tables"
+        fresh.host.sh(f"for each in {programs}; do $each -t mangle -F; done; nft flush ruleset")
+        wait.until(lambda: "is put back" in running.said(), "it is put back")
+        wait.until(lambda: carries(fresh), "it carries")
+        assert ("NOT in place" in proxyvpn(fresh.host, "status").stdout) is False
 
 
 def test_killed_tunnel_stays_locked_until_teardown(fresh: Rig, way: Way) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from proxyvpn.errors import AlreadyUp, KernelError
 from proxyvpn.plan import Connection, Firewall, Host, Link, NameTaken, Neighbours, NotPossible, OpenedHere, Step, Tunnel
+from proxyvpn.watch import News
 
 
 class FakeKernel:
@@ -23,6 +24,11 @@ class FakeKernel:
         self.can_end_connections = True
         self.updates: list[Tunnel] = []
         self.was_locked_always = True
+        self.watched = True
+        self.restored: list[Step] = []
+        self.default_routes: tuple[str, ...] = ("IPv4 by eth0",)
+        self._news: list[News] = []
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._adds_until_refusal = refuse
         self._queues: tuple[int, ...] = ()
 
@@ -93,6 +99,41 @@ class FakeKernel:
 
     def dropped(self) -> int:
         return 7 if self.held else 0
+
+    def filenos(self) -> tuple[int, ...]:
+        return (self._bell,)
+
+    def refuse_next(self) -> None:
+        """Let the next add() fail."""
+        self._adds_until_refusal = 0
+
+    def tell(self, news: News) -> None:
+        """Let the helper be told this."""
+        self._news.append(news)
+        os.eventfd_write(self._bell, 1)
+
+    def news(self) -> News:
+        if not self._news:
+            return News()
+        os.eventfd_read(self._bell)
+        return self._news.pop(0)
+
+    def is_watched(self) -> bool:
+        return self.watched
+
+    def loaded(self) -> str:
+        return next((str(step.tunnel) for step in self.held if isinstance(step, Firewall)), "")
+
+    def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        kept = (each for each in steps if not isinstance(each, Firewall | Neighbours | OpenedHere))
+        return tuple(each for each in kept if each not in self.held)
+
+    def restore(self, step: Step) -> None:
+        self.restored.append(step)
+        self.add(step)
+
+    def defaults(self) -> tuple[str, ...]:
+        return self.default_routes
 
     def reclaim(self, keep: tuple[str, ...], say: Callable[[str], None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         stale = [step for step in self.held if step.line not in keep and not isinstance(step, Link)]

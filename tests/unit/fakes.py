@@ -31,6 +31,8 @@ from proxyvpn.messages import (
     Reclaim,
     Reclaimed,
     Refused,
+    Replace,
+    Replaced,
     Start,
     Started,
     State,
@@ -96,6 +98,8 @@ class Kernel:
     opened: list[Open] = field(default_factory=list)
     started: list[Start] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
+    replaced: list[Replace] = field(default_factory=list)
+    has_replaced: threading.Event = field(default_factory=threading.Event)
     updated: threading.Event = field(default_factory=threading.Event)
     fail: dict[type, Exception | tuple[Message, tuple[int, ...]]] = field(default_factory=dict)
     locked: bool = False
@@ -128,7 +132,7 @@ class Kernel:
             case Attach():
                 return Attached(), (os.open("/dev/null", os.O_RDONLY),)
             case Status():
-                return State("engaged", 17, self.left, self.locked), ()
+                return State("engaged", 17, self.left, self.locked, ()), ()
             case Update():
                 self.updates.append(message)
                 self.updated.set()
@@ -146,6 +150,10 @@ class Kernel:
             case Start():
                 self.started.append(message)
                 return Started(()), ()
+            case Replace():
+                self.replaced.append(message)
+                self.has_replaced.set()
+                return Replaced(), ()
             case Count():
                 return Counters({"flows_open_now": 2, "flows_opened": 5, "bytes_up": 2048, "refused_timeout": 1}), ()
             case _:
@@ -168,6 +176,8 @@ class Stage:
     files: dict[str, str] = field(default_factory=lambda: {"/etc/resolv.conf": "nameserver 192.0.2.53\n"})
     unreachable: Exception | None = None
     look_every: float = 60.0
+    address: str = "192.0.2.7"
+    """What every proxy's name means."""
 
     def __post_init__(self) -> None:
         self.stop, self._signal = os.pipe2(os.O_CLOEXEC)
@@ -179,7 +189,7 @@ class Stage:
         return World(
             helper=self.kernel.helper,
             worker=self.kernel.worker,
-            resolve=lambda options, _: tuple(place(proxy) for proxy in options.proxies),
+            resolve=lambda options, _: tuple(place(proxy, self.address) for proxy in options.proxies),
             attempt=self._attempt,
             finish=lambda reached, _: reached.sock.close(),
             host=lambda: Host("pvpn0", ipv6=True),
@@ -189,6 +199,7 @@ class Stage:
             identity=Identity(boot_id="boot", netns=7, pid=os.getpid(), worker_uid=0, queues=1),
             stop=self.stop,
             look_every=self.look_every,
+            renew_every=self.look_every,
         )
 
     def _attempt(self, places: tuple[Place, ...], _: int) -> Reached:
@@ -201,8 +212,8 @@ class Stage:
         self.when_ready()
 
 
-def place(proxy: Proxy) -> Place:
-    return Place(proxy, Endpoint(ip_address("192.0.2.7"), proxy.port))
+def place(proxy: Proxy, address: str) -> Place:
+    return Place(proxy, Endpoint(ip_address(address), proxy.port))
 
 
 PROXY = Proxy("proxy.example", 3128, "ann", "hunter2")

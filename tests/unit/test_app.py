@@ -18,6 +18,7 @@ from proxyvpn.errors import (
     CredentialsRefused,
     Exit,
     MachineLocked,
+    NotRunning,
     PrivilegeMissing,
     ProxyUnreachable,
     ProxyvpnError,
@@ -332,6 +333,45 @@ def test_resolvers_that_were_typed_are_not_followed(state: StateDir, stage: Stag
     running.condition()
     assert running.end() is Exit.OK
     assert stage.kernel.updates == []
+
+
+def test_name_that_moves_is_told_to_the_firewall_and_then_to_the_worker(state: StateDir, stage: Stage) -> None:
+    stage.look_every = 0.01
+    running = Running(KILLSWITCH, state, stage)
+    stage.address = "192.0.2.8"
+    assert stage.kernel.has_replaced.wait(5)
+    assert running.end() is Exit.OK
+    assert [str(each) for each in stage.kernel.updates[0].proxies] == ["192.0.2.8:3128", "192.0.2.7:3128"]
+    assert [str(each.endpoint) for each in stage.kernel.replaced[0].upstreams] == ["192.0.2.8:3128", "192.0.2.7:3128"]
+    assert sum("has moved" in line for line in stage.said) == 1
+    assert len(stage.kernel.started) == 1, "no worker was replaced for it"
+
+
+# Confirming.
+
+
+def test_what_nobody_confirms_is_undone_in_order(state: StateDir, stage: Stage) -> None:
+    running = Running(replace(KILLSWITCH, confirm=1), state, stage)
+    assert running.outcome() is Exit.ROLLED_BACK
+    assert stage.kernel.asked[-1] == "Close"
+    assert "not confirmed within 1 s: undoing everything" in stage.said
+
+
+def test_confirmed_tunnel_stays_up(state: StateDir, stage: Stage) -> None:
+    running = Running(replace(OPTIONS, confirm=60), state, stage)
+    found = running.condition()
+    assert found.report is not None and "unless it is confirmed" in found.report.notes[-1]
+    said: list[str] = []
+    assert [teardown.confirm(state, said.append) for _ in range(2)] == [Exit.OK, Exit.OK]
+    assert said == ["confirmed: the tunnel stays up", "nothing to confirm: the tunnel stays up anyway"]
+    found = running.condition()
+    assert found.report is not None and found.report.notes == ()
+    assert running.end() is Exit.OK
+
+
+def test_confirming_nothing_says_that_nothing_runs(state: StateDir) -> None:
+    with pytest.raises(NotRunning):
+        teardown.confirm(state, print)
 
 
 # Dry run.

@@ -17,7 +17,7 @@ from proxyvpn import worker
 from proxyvpn.channel import Channel
 from proxyvpn.children import Worker
 from proxyvpn.errors import Exit, ProxyvpnError
-from proxyvpn.messages import Count, Counters, Down, Message, Refused, Start, Upstream
+from proxyvpn.messages import Count, Counters, Down, Message, Refused, Replace, Replaced, Start, Upstream
 from proxyvpn.plan import Endpoint
 
 START = Start(
@@ -36,6 +36,7 @@ class FakeStack:
     waiting: list[str] = field(default_factory=list)
     stopped: bool = False
     crashed: bool = False
+    replaced: list[tuple[str, int, bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -60,6 +61,9 @@ class FakeStack:
 
     def counters(self) -> dict[str, int]:
         return {"flows_open_now": 3}
+
+    def replace(self, upstreams: Sequence[tuple[str, int, bytes]], /) -> None:
+        self.replaced = list(upstreams)
 
     def stop(self) -> None:
         self.stopped = True
@@ -147,6 +151,15 @@ def test_counters_are_given_when_asked() -> None:
     running.start()
     running.channel.send(Count())
     assert running.answer() == Counters({"flows_open_now": 3})
+    assert running.end() is Exit.OK
+
+
+def test_other_proxies_are_handed_to_the_stack() -> None:
+    running = Running()
+    running.start()
+    running.channel.send(Replace((Upstream(Endpoint(ip_address("192.0.2.8"), 3128), b"Basic eA=="),)))
+    assert running.answer() == Replaced()
+    assert running.stack.replaced == [("192.0.2.8", 3128, b"Basic eA==")]
     assert running.end() is Exit.OK
 
 

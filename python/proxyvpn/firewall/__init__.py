@@ -55,6 +55,10 @@ class Backend(Protocol):
         """Say whether a closed guard is loaded."""
         ...
 
+    def loaded(self) -> str:
+        """Give what is loaded of ours without counters, to be compared; empty when it is not there as a whole."""
+        ...
+
     def dropped(self) -> int:
         """Give the number of packets that were refused or dropped."""
         ...

@@ -8,6 +8,7 @@ few milliseconds before that of the other.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -17,10 +18,12 @@ from typing import Final
 from proxyvpn import chains
 from proxyvpn.errors import KernelError, PrivilegeMissing
 from proxyvpn.firewall.nft import PROGRAM_PATH
+from proxyvpn.mark import CHAIN_PREFIX
 from proxyvpn.plan import Connection, Host, Tunnel
 
 _LIMIT: Final = 20.0
 _TABLES: Final = ("mangle", "filter")
+_COUNTED: Final = re.compile(r" \[\d+:\d+\]$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,11 @@ class Iptables:
     def locked(self) -> bool:
         """Say whether a closed guard is there, for any family."""
         return any(chains.locked(_saved(each)) for each in self._programs)
+
+    def loaded(self) -> str:
+        """Give our chains and the jumps into them; empty when some of ours are missing for a family."""
+        found = [[line for line in _saved(each).splitlines() if CHAIN_PREFIX in line] for each in self._programs]
+        return "\n".join(_COUNTED.sub("", line) for lines in found for line in lines) if all(found) else ""
 
     def dropped(self) -> int:
         """Give the packets that were stopped, of both families."""

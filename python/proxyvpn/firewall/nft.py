@@ -26,6 +26,7 @@ _LIBRARY: Final = "libnftables.so.1"
 _LIMIT: Final = 20.0
 _SHOWN: Final = {"inet": "list chains inet", "arp": f"list table arp {NFT_TABLE}"}
 """What tells whose a table is; the whole of the first could hold thousands of elements."""
+_COUNTED: Final = re.compile(r"packets \d+ bytes \d+")
 _CHUNK: Final = 500
 """Elements that are added with one command."""
 
@@ -102,6 +103,11 @@ class Nft:
         listed = self._do("list tables").splitlines()
         there = [kind for kind in _SHOWN if f"table {kind} {NFT_TABLE}" in listed]
         return tuple(kind for kind in there if ruleset.is_ours(kind, self._do(_SHOWN[kind])) == ours)
+
+    def loaded(self) -> str:
+        """Give both tables as nft lists them, but for counters; empty when one of them is not there."""
+        found = [self._run(f"list table {kind} {NFT_TABLE}") for kind in ("inet", "arp")]
+        return "" if any(status for status, _, _ in found) else _COUNTED.sub("", "".join(each[1] for each in found))
 
     def dropped(self) -> int:
         """Give the packets of the counter `dropped`; 0 without a table."""
