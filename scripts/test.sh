@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 scripts/build.sh --dev
 need_packages nftables iptables squid tinyproxy nginx-light dnsmasq-base tcpdump openssh-server openssh-client curl \
-    openssl git util-linux procps
+    openssl git util-linux procps systemd
 
 status=0
 scripts/test-unit.sh || status=1

@@ -11,6 +11,7 @@ ASKED = os.environ.get("PROXYVPN_PRIVILEGED_TESTS") == "1"
 PROGRAMS = (
     *("ip", "nft", "iptables", "ip6tables", "unshare", "nsenter", "setpriv", "mount", "sysctl", "tcpdump"),
     *("squid", "tinyproxy", "nginx", "dnsmasq", "sshd", "ssh", "ssh-keygen", "curl", "openssl", "git"),
+    *("groupadd", "groupdel", "usermod", "gpasswd", "cc", "systemd-analyze"),
 )
 
 

@@ -30,7 +30,7 @@ def lines(found: subprocess.CompletedProcess[str]) -> list[str]:
     return found.stderr.splitlines()
 
 
-@pytest.mark.parametrize("command", [(), ("up",), ("status",), ("teardown",), ("down",)])
+@pytest.mark.parametrize("command", [(), ("up",), ("status",), ("teardown",), ("down",), ("setup",)])
 def test_help_is_on_stdout_and_short(command: tuple[str, ...]) -> None:
     found = proxyvpn(*command, "--help")
     assert (found.returncode, found.stderr) == (0, "")
@@ -54,6 +54,8 @@ def test_help_is_on_stdout_and_short(command: tuple[str, ...]) -> None:
         (("up", "--proxy", "http://192.0.2.7", "--dns", "dns.example"), "--dns"),
         (("up", "--proxy", "http://192.0.2.7", "--bypass", "::/0"), "--bypass"),
         (("up", "--proxy", "http://192.0.2.7", "--proxy-password-file", "/nonexistent"), "cannot be read"),
+        (("setup", "--check", "--uninstall"), "--uninstall"),
+        (("setup", "--group", "Bad Name"), "Bad Name"),
     ],
 )
 def test_bad_usage_ends_with_2_and_at_most_three_lines(arguments: tuple[str, ...], says: str) -> None:
