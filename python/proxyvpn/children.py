@@ -82,8 +82,9 @@ class Child:
         if not self._closed:
             self._closed = True
             self._channel.close()
+        given_up = self._out_of_step and is_stopped(self.pid)
         try:
-            return self._process.wait(0 if is_stopped(self.pid) else REAP_LIMIT)
+            return self._process.wait(0 if given_up else REAP_LIMIT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()

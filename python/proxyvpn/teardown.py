@@ -23,6 +23,10 @@ DOWN_LIMIT: Final = 15.0
 GONE_LIMIT: Final = 5.0
 
 
+class HungUp(StateError):
+    """The running `up` closed the connection instead of answering: it ends, or does not know the question."""
+
+
 @dataclass(frozen=True, slots=True)
 class Here:
     """This boot and this network namespace, and whether we may look into the kernel."""
@@ -91,13 +95,17 @@ def confirm(state: StateDir | None, say: Callable[[str], None]) -> Exit:
 def end(state: StateDir | None, start_helper: Callable[[], Helper], say: Callable[[str], None]) -> Exit:
     """End the running `up`, or clean up after a dead one."""
     connected = control.connect(state) if state else None
+    hung_up: HungUp | None = None
     if connected is not None:
-        return _end_running(*connected, say)
+        try:
+            return _end_running(*connected, say)
+        except HungUp as error:
+            hung_up = error  # where it was just ending, see what is left
     if state is not None:
         try:
             state.lock()
         except AlreadyUp as error:
-            raise AlreadyUp(
+            raise hung_up or AlreadyUp(
                 "proxyvpn is just starting or ending", f"it holds {state.path}", "try again in a moment"
             ) from error
         except StateError as error:  # a full disk must not keep a machine locked; the helper's own lock is what counts
@@ -107,7 +115,11 @@ def end(state: StateDir | None, start_helper: Callable[[], Helper], say: Callabl
 
 def _end_running(channel: Channel, peer: Peer, say: Callable[[str], None]) -> Exit:
     with control.watched(peer.pid) as gone:
-        closed = answer(channel, peer.pid, Down(), DOWN_LIMIT).message
+        try:
+            closed = answer(channel, peer.pid, Down(), DOWN_LIMIT).message
+        except HungUp:
+            gone.wait(GONE_LIMIT)
+            raise
         gone.wait(GONE_LIMIT)  # it still ends its children and lets go of the lock: a new `up` may follow at once
     if not isinstance(closed, Closed):
         raise ProtocolError(f"the running proxyvpn (pid {peer.pid}) answered with something else than an end")
@@ -169,11 +181,11 @@ def answer(channel: Channel, pid: int, question: control.Question, limit: float)
             f"end it by `kill {pid}`: it undoes everything by itself",
         ) from error
     except OSError as error:
-        raise StateError(f"the running proxyvpn (pid {pid}) hung up", error.strerror or "", "try again") from error
+        raise HungUp(f"the running proxyvpn (pid {pid}) hung up", error.strerror or "", "try again") from error
     finally:
         channel.close()
     if received is None:
-        raise StateError(
+        raise HungUp(
             f"the running proxyvpn (pid {pid}) hung up", "it may just be ending", f"try again, or `kill {pid}`"
         )
     close_all(received.fds)

@@ -13,7 +13,9 @@ import random
 import select
 import signal
 import subprocess
+import time
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 
@@ -21,32 +23,48 @@ from tests.netns import aftermath, proxies, wait
 from tests.netns.dumps import difference, dump
 from tests.netns.rig import RESOLVER4, Rig
 from tests.netns.stepwise import children
-from tests.netns.up import PROGRAM, environment, gone, proxyvpn
+from tests.netns.up import PROGRAM, environment, gone, proxyvpn, up
 
 pytestmark = pytest.mark.privileged
 
 KILLS = int(os.environ.get("PROXYVPN_KILLS", "20"))
 SEED = int(os.environ.get("PROXYVPN_SEED", "0"))
-START, DOWN = 0.7, 0.25
-"""Seconds within which a moment is chosen: a whole start, a whole end."""
 
 
 def test_killed_at_any_moment(bed: Rig, squid: proxies.RunningProxy) -> None:
     before = dump(bed.host)
     found: Counter[str] = Counter()
+    usual = whole_life(bed, squid)
     for seed in range(SEED, SEED + KILLS):
         chance = random.Random(seed)
         killswitch = chance.random() < 0.5
         words = ("--proxy", squid.url4, "--dns", RESOLVER4, "--killswitch" if killswitch else "--no-killswitch")
         try:
-            which = one(bed, chance, words)
+            which = one(bed, chance, words, usual)
             found[f"{which}: {aftermath.check(bed.host, before, killswitch)}"] += 1
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
     print(f"{KILLS} kills from seed {SEED} on: {dict(sorted(found.items()))}")
 
 
-def one(bed: Rig, chance: random.Random, words: tuple[str, ...]) -> str:
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """Seconds that a whole start takes on this machine, and a whole end: within them moments are chosen."""
+
+    start: float
+    end: float
+
+
+def whole_life(bed: Rig, squid: proxies.RunningProxy) -> Usual:
+    """Measure them once."""
+    begun = time.monotonic()
+    with up(bed.host, "--proxy", squid.url4, "--dns", RESOLVER4, "--killswitch") as running:
+        ready = time.monotonic()
+        assert running.stop() == 0
+    return Usual(ready - begun, time.monotonic() - ready)
+
+
+def one(bed: Rig, chance: random.Random, words: tuple[str, ...], usual: Usual) -> str:
     """Start `up`, kill at some moment, and wait until all of it has ended; say what was killed when."""
     path = bed.host.home / "random.err"
     reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -55,12 +73,12 @@ def one(bed: Rig, chance: random.Random, words: tuple[str, ...]) -> str:
         os.close(writing)
         when, ending = chance.choice(("starting", "ending", "torn down")), None
         if when == "starting":
-            pause(chance.random() * START)
+            pause(chance.random() * usual.start * 1.2)
         else:
             assert out.readline().startswith(b"ready:"), path.read_text()
             pause(0.05 * chance.random())
             ending = end(bed, process, when)
-            pause(chance.random() * DOWN)
+            pause(chance.random() * usual.end * 1.2)
         family = {"app": process.pid, **children(process.pid)}
         which = chance.choice((*family, "all"))
         victims = (which,) if which != "all" else chance.sample(tuple(family), len(family))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
+import select
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,6 +51,17 @@ def test_teardown_ends_a_running_up(state: StateDir) -> None:
     assert running.stage.kernel.asked[-1] == "Close"
     assert state.read() is None
     assert control.connect(state) is None
+
+
+def test_second_teardown_finds_that_the_first_has_done_it(state: StateDir) -> None:
+    listener = control.Control.listen(state)
+    said: list[str] = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        late = pool.submit(teardown.end, state, Kernel().helper, said.append)
+        assert select.select(listener.filenos(), [], [], 10)[0]
+        listener.close()  # an `up` that ends with somebody still waiting to ask
+        assert late.result(10) is Exit.OK
+    assert said == ["nothing to do: no tunnel is running and nothing was left behind"]
 
 
 def test_silent_and_rude_clients_do_not_stop_the_service(state: StateDir) -> None:
