@@ -7,7 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxyvpn.errors import AlreadyUp, KernelError
-from proxyvpn.plan import Connection, Firewall, Host, Link, NameTaken, Neighbours, Step, Tunnel
+from proxyvpn.plan import (
+    Address,
+    Connection,
+    Firewall,
+    Host,
+    Link,
+    NameTaken,
+    Neighbours,
+    Route,
+    Rule,
+    Step,
+    Tunnel,
+)
 from proxyvpn.watch import News
 
 
@@ -115,7 +127,9 @@ class FakeKernel:
         return next((str(step.tunnel) for step in self.held if isinstance(step, Firewall)), "")
 
     def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        return tuple(each for each in steps if not isinstance(each, Firewall | Neighbours) and each not in self.held)
+        return tuple(
+            each for each in steps if isinstance(each, Link | Address | Route | Rule) and each not in self.held
+        )
 
     def restore(self, step: Step) -> None:
         self.restored.append(step)
