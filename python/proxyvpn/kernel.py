@@ -249,13 +249,12 @@ class RealKernel:
         return self._netlink.missing(tuple(each for each in steps if isinstance(each, Link | Address | Route | Rule)))
 
     def restore(self, step: Step) -> None:
-        if isinstance(step, Link) and not self._netlink.has_link(step.ifname):
-            tun.attach(self._queues, step.ifname)
-            self._netlink.add(step)
-        elif isinstance(step, Firewall | OpenedHere):
+        if not isinstance(step, Link):
             self.add(step)
-        else:
-            self._netlink.add(step)
+            return
+        if not self._netlink.has_link(step.ifname):
+            tun.attach(self._queues, step.ifname)
+        self._netlink.add(step)
 
     def defaults(self) -> tuple[str, ...]:
         return self._netlink.defaults()

@@ -7,7 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from proxyvpn.errors import AlreadyUp, KernelError
-from proxyvpn.plan import Connection, Firewall, Host, Link, NameTaken, Neighbours, NotPossible, OpenedHere, Step, Tunnel
+from proxyvpn.plan import (
+    Address,
+    Connection,
+    Firewall,
+    Host,
+    Link,
+    NameTaken,
+    Neighbours,
+    NotPossible,
+    OpenedHere,
+    Route,
+    Rule,
+    Step,
+    Tunnel,
+)
 from proxyvpn.watch import News
 
 
@@ -125,8 +139,9 @@ class FakeKernel:
         return next((str(step.tunnel) for step in self.held if isinstance(step, Firewall)), "")
 
     def missing(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        kept = (each for each in steps if not isinstance(each, Firewall | Neighbours | OpenedHere))
-        return tuple(each for each in kept if each not in self.held)
+        return tuple(
+            each for each in steps if isinstance(each, Link | Address | Route | Rule) and each not in self.held
+        )
 
     def restore(self, step: Step) -> None:
         self.restored.append(step)
