@@ -7,6 +7,7 @@ Ctrl-C reaches the whole process group, so signals are ignored: end of file on f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -49,6 +50,7 @@ def main() -> None:
     """Run as a child of `up`, with the channel as fd 0."""
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
+    only_write(2)
     try:
         channel = Channel.from_fd(0)
     except ProtocolError as error:
@@ -126,6 +128,15 @@ def _answer(stack: Stack, message: Count | Replace) -> Counters | Replaced:
 
 def _plain(upstreams: tuple[Upstream, ...]) -> list[tuple[str, int, bytes]]:
     return [(str(up.endpoint.address), up.endpoint.port, up.authorization) for up in upstreams]
+
+
+def only_write(fd: int) -> None:
+    """Open the terminal at `fd` anew, for writing alone: who took this process over is not to read what is typed."""
+    if os.isatty(fd):
+        with contextlib.suppress(OSError):  # the terminal of another user, which stays as it is
+            new = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            os.dup2(new, fd)
+            os.close(new)
 
 
 def give_up(uid: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -232,3 +233,22 @@ def test_worker_started_by_hand_explains_itself() -> None:
     )
     assert found.returncode == Exit.USAGE
     assert b"proxyvpn up" in found.stderr
+
+
+def test_terminal_is_opened_anew_for_writing_alone() -> None:
+    master, slave = os.openpty()
+    worker.only_write(slave)
+    assert fcntl.fcntl(slave, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    os.write(slave, b"a line")
+    assert os.read(master, 100) == b"a line"
+    with pytest.raises(OSError):
+        os.read(slave, 1)
+    for fd in (master, slave):
+        os.close(fd)
+
+
+def test_what_is_no_terminal_stays_as_it_is(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb+") as file:
+        before = os.fstat(file.fileno()), fcntl.fcntl(file.fileno(), fcntl.F_GETFL)
+        worker.only_write(file.fileno())
+        assert (os.fstat(file.fileno()), fcntl.fcntl(file.fileno(), fcntl.F_GETFL)) == before
