@@ -44,6 +44,8 @@ LIMIT: Final = 5.0
 """Seconds that an answer may take …"""
 UNDO_LIMIT: Final = 10.0
 """… and one that loads or undoes everything; not from a process that is stopped (channel.PATIENCE)."""
+START_LIMIT: Final = 20.0
+"""The first answer comes from a process that has yet to start, maybe on a busy machine."""
 REAP_LIMIT: Final = 3.0
 
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM")
@@ -88,6 +90,7 @@ class Child:
         self._process = process
         self._closed = False
         self._out_of_step = False
+        self._has_answered = False
 
     @property
     def pid(self) -> int:
@@ -149,7 +152,7 @@ class Child:
 
     def _receive(self, limit: float) -> Received:
         try:
-            received = self._channel.receive_from(self.pid, limit)
+            received = self._channel.receive_from(self.pid, limit if self._has_answered else max(limit, START_LIMIT))
         except TimeoutError as error:
             self._out_of_step = True
             self._channel.hang_up()
@@ -160,6 +163,7 @@ class Child:
             ) from error
         if received is None:
             raise ChildGone(f"the {self.name} process has ended", "", "its last lines above may say why")
+        self._has_answered = True
         return received
 
 
