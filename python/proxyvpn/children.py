@@ -49,6 +49,8 @@ LIMIT: Final = 5.0
 """Seconds that an answer may take …"""
 UNDO_LIMIT: Final = 10.0
 """… and one that loads or undoes everything; not from a process that is stopped (channel.PATIENCE)."""
+START_LIMIT: Final = 20.0
+"""The first answer comes from a process that has yet to start, maybe on a busy machine."""
 REAP_LIMIT: Final = 3.0
 
 Answer = TypeVar("Answer", bound=Message)
@@ -68,6 +70,7 @@ class Child:
         self._process = process
         self._closed = False
         self._out_of_step = False
+        self._has_answered = False
 
     @property
     def pid(self) -> int:
@@ -129,7 +132,7 @@ class Child:
 
     def _receive(self, limit: float) -> Received:
         try:
-            received = self._channel.receive_from(self.pid, limit)
+            received = self._channel.receive_from(self.pid, limit if self._has_answered else max(limit, START_LIMIT))
         except TimeoutError as error:
             self._out_of_step = True
             self._channel.hang_up()
@@ -140,6 +143,7 @@ class Child:
             ) from error
         if received is None:
             raise self._gone()
+        self._has_answered = True
         return received
 
     def _gone(self) -> ProxyvpnError:

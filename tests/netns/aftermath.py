@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 from ipaddress import ip_address
 
 from tests.netns.dumps import difference, dump
@@ -56,6 +57,8 @@ def _leaves(host: Namespace, address: str) -> bool:
     with host.new_socket(family_of(address), 2) as sock:
         try:
             sock.sendto(b"?", (address, ELSEWHERE_PORT))
-        except PermissionError:
+        except OSError as error:  # refused by the firewall, or without a route
+            if error.errno not in (errno.EPERM, errno.EHOSTUNREACH, errno.ENETUNREACH):
+                raise
             return False
     return True

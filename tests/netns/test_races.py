@@ -18,7 +18,7 @@ import pytest
 
 from tests.netns import proxies, wait
 from tests.netns.dumps import difference, dump
-from tests.netns.namespaces import Namespace
+from tests.netns.namespaces import Namespace, end
 from tests.netns.rig import RESOLVER4, Rig
 from tests.netns.up import PROGRAM, environment, proxyvpn
 
@@ -54,13 +54,14 @@ class Runner:
 
 @pytest.mark.parametrize("teardowns", [0, 1, 2])
 def test_one_wins_and_the_others_are_told(
-    bed: Rig, squid: proxies.RunningProxy, tmp_path: Path, teardowns: int
+    bed: Rig, squid: proxies.RunningProxy, tmp_path: Path, request: pytest.FixtureRequest, teardowns: int
 ) -> None:
     before = dump(bed.host)
     codes: Counter[str] = Counter()
     for seed in range(SEED, SEED + max(1, RACES // 3)):
         folder = tmp_path / str(seed)
         runners = race(bed.host, squid, folder, random.Random(seed), teardowns)
+        request.addfinalizer(lambda r=runners: [end(each.process, signal.SIGINT, 20) for each in r])  # type: ignore[misc]
         wait.until(lambda r=runners: all(each.ready or each.code is not None for each in r), "the race is run", 30)  # type: ignore[misc]
         told = "\n".join(each.said() for each in runners)
         running = [each for each in runners if each.ready and each.code is None]

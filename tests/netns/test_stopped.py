@@ -8,22 +8,21 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.netns import aftermath, proxies, wait
 from tests.netns.dumps import difference, dump
-from tests.netns.namespaces import Namespace
 from tests.netns.rig import RESOLVER4, Rig
 from tests.netns.stepwise import children, stepwise
 from tests.netns.up import LONG, PROGRAM, Up, environment, gone, kill, proxyvpn, up
 
 pytestmark = pytest.mark.privileged
 
-LONGEST = 9.0
-"""Seconds: five of patience, the rest for what follows them on a busy machine."""
+PATIENCE = "it is stopped by a signal or a debugger; waited 5 s"
+LONGEST = 60.0
+"""Seconds for a command to end on a busy machine; what it waited is in what it says."""
 
 
 @pytest.fixture
@@ -65,14 +64,12 @@ def test_up_gives_up(
             assert run.halts()
             run.step()
         assert run.halts()
-        begun = time.monotonic()
         stopped = run.family[which]
         stop(stopped)
         run.run_on()
         assert run.process.wait(5) == code, run.said
-        assert 4 < time.monotonic() - begun < LONGEST
         assert f"the {which} process (pid {stopped}) does not answer" in run.said
-        assert "it is stopped" in run.said
+        assert PATIENCE in run.said
     found = aftermath.check(bed.host, before, killswitch)
     assert found == (aftermath.LOCKED if code == 9 else aftermath.AS_BEFORE)
 
@@ -83,11 +80,11 @@ def test_status_of_a_stopped_helper_ends_with_a_sentence(
 ) -> None:
     with up(bed.host, *options(squid, killswitch)) as running:
         stop(running.helper)
-        done, seconds = timed(bed.host, "status")
-        assert (done.returncode, seconds < LONGEST) == (1, True), (done.stderr, seconds)
+        done = proxyvpn(bed.host, "status")
+        assert done.returncode == 1, done.stderr
         assert f"pid {running.process.pid}" in done.stderr
         assert running.wait() == (9 if killswitch else 1)
-        assert "the helper process" in running.said() and "does not answer" in running.said()
+        assert "the helper process" in running.said() and PATIENCE in running.said()
     assert aftermath.check(bed.host, before, killswitch) == (aftermath.LOCKED if killswitch else aftermath.AS_BEFORE)
 
 
@@ -97,8 +94,8 @@ def test_status_of_a_stopped_worker_says_so_and_it_is_replaced(
     with up(bed.host, *options(squid, True)) as running:
         old = running.worker
         stop(old)
-        done, seconds = timed(bed.host, "status")
-        assert (done.returncode, seconds < LONGEST) == (0, True), (done.stderr, seconds)
+        done = proxyvpn(bed.host, "status")
+        assert done.returncode == 0, done.stderr
         assert "the worker process" in done.stdout and "does not answer" in done.stdout
         wait.until(lambda: gone(old) and proxyvpn(bed.host, "status").returncode == 0, "a new worker")
         assert running.stop() == 0
@@ -110,8 +107,8 @@ def test_teardown_of_a_stopped_process_succeeds(
 ) -> None:
     with up(bed.host, *options(squid, True)) as running:
         stop({"helper": running.helper, "worker": running.worker}[which])
-        done, seconds = timed(bed.host, "teardown")
-        assert (done.returncode, seconds < LONGEST) == (0, True), (done.stderr, seconds)
+        done = proxyvpn(bed.host, "teardown")
+        assert done.returncode == 0, done.stderr
         assert running.wait() == 0
 
 
@@ -122,7 +119,7 @@ def test_stopped_up_is_given_up(bed: Rig, squid: proxies.RunningProxy, before: d
         asking = [bed.host.start(PROGRAM, verb, stderr=subprocess.PIPE, env=environment()) for verb in VERBS]
         for each in asking:
             said = each.communicate(timeout=LONGEST)[1].decode()
-            assert (each.returncode, "it is stopped" in said, f"kill {running.process.pid}" in said) == (1, True, True)
+            assert (each.returncode, PATIENCE in said, f"kill {running.process.pid}" in said) == (1, True, True)
         assert difference(during, dump(bed.host)) == ""
         running.process.send_signal(signal.SIGCONT)  # it then finds that it was asked to end
         assert running.wait() == 0
@@ -140,17 +137,10 @@ def test_stopped_helper_of_status_and_teardown_is_given_up(
     process = bed.host.start(PROGRAM, verb, stderr=subprocess.PIPE, env=environment())
     stop(wait.until(lambda: children(process.pid).get("helper", 0), "its helper"))  # it takes 0.1 s to be ready
     said = process.communicate(timeout=LONGEST)[1].decode()
-    assert (process.returncode, "does not answer" in said, "it is stopped" in said) == (1, True, True), said
+    assert (process.returncode, "does not answer" in said, PATIENCE in said) == (1, True, True), said
     assert aftermath.check(bed.host, before, killswitch=True) == aftermath.LOCKED
 
 
 def crash(running: Up) -> None:
     """Kill all three."""
     kill(running.helper, running.worker, running.process.pid)
-
-
-def timed(host: Namespace, verb: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run a command, and give how long it took."""
-    begun = time.monotonic()
-    done = proxyvpn(host, verb)
-    return done, time.monotonic() - begun

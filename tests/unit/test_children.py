@@ -29,6 +29,8 @@ def pair() -> Iterator[tuple[Helper, Channel]]:
     """A helper as `up` sees it, given up after it was silent, and its own end of the socket."""
     ours, theirs = Channel.pair()
     helper, other = Helper(ours, Ended()), Channel(theirs)
+    other.send(Closed((), ()))
+    helper.take(Closed)  # it has started
     with pytest.raises(ChildGone, match="does not answer"):
         helper.take(Opened, 0.01)
     yield helper, other
