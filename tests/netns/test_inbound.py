@@ -92,12 +92,13 @@ def test_named_udp_server_answers_and_says_nothing_of_its_own(
 
 
 def test_named_port_is_no_way_out_for_a_container(bed: Rig, squid: proxies.RunningProxy) -> None:
-    with (
-        up(bed.host, *_closed(squid), "--inbound", f"udp/{UDP_PORT}"),
-        _bound(bed.box, BOX4, UDP_PORT) as server,
-        _bound(bed.world, WORLD4, 4000) as asker,
-    ):
-        assert not _heard(server, asker)
+    with _bound(bed.box, BOX4, UDP_PORT) as server, _bound(bed.world, WORLD4, 4003) as asker:
+        with up(bed.host, "--proxy", squid.url4, "--no-killswitch", "--dns", RESOLVER4) as running:
+            assert _heard(asker, server), "conntrack now knows who began"
+            kill(running.helper, running.worker, running.process.pid)
+        with up(bed.host, *_closed(squid), "--inbound", f"udp/{UDP_PORT}"):
+            assert not _heard(server, asker)
+    assert proxyvpn(bed.host, "teardown").returncode == 0
 
 
 def test_flow_that_the_server_began_before_up_does_not_go_on(bed: Rig, squid: proxies.RunningProxy) -> None:
