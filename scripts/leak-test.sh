@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What leaves the machine: offer every kind of packet in every phase of a tunnel's life, count on the wire, print tables.
-#   scripts/leak-test.sh [PACKETS [PYTEST-OPTION...]]     so many packets for each cell (20000: about four minutes)
+#   scripts/leak-test.sh [PACKETS [PYTEST-OPTION...]]     so many packets for each cell (20000: about six minutes)
 # In network namespaces of its own; this machine's own network is not touched. Needs root and scripts/build.sh --dev.
 set -euo pipefail
 cd "$(dirname "$0")/.."

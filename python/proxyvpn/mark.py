@@ -25,6 +25,8 @@ PREFERENCE_MARK: Final = 5200
 PREFERENCE_ALLOWED: Final = 5203
 """With the killswitch: what may leave directly goes by the machine's own routes …"""
 PREFERENCE_DHCP: Final = 5204
+PREFERENCE_ANSWER: Final = 5205
+"""What a UDP server of `--inbound` answers may have no address of its own yet, either."""
 PREFERENCE_UNBOUND: Final = 5210
 """… and what has no address of its own yet, or the TUN's, goes into the TUN, marked or not."""
 PREFERENCE_NO_ROUTE: Final = 40000

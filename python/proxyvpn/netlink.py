@@ -29,6 +29,7 @@ from proxyvpn.mark import (
     MARK,
     MASK,
     PREFERENCE_ALLOWED,
+    PREFERENCE_ANSWER,
     PREFERENCE_ATTACHED,
     PREFERENCE_DHCP,
     PREFERENCE_MARK,
@@ -246,6 +247,11 @@ def _rule(step: Rule) -> dict[str, Any]:
             "dport_range": "67:67",
             "table": _MAIN,
         },
+        PREFERENCE_ANSWER: {
+            "ip_proto": socket.IPPROTO_UDP,
+            "sport_range": f"{step.port}:{step.port}",
+            "table": _MAIN,
+        },
         PREFERENCE_UNBOUND: {**_network(step, "src"), "table": TABLE, **_find_source(step)},
         PREFERENCE_NO_ROUTE: {"ip_proto": socket.IPPROTO_TCP, "table": TABLE},
     }
@@ -277,7 +283,8 @@ def _rule_line(version: int, message: dict[str, Any]) -> str:
     preference = _get(message, "priority") or 0
     try:
         network = _network_found(message, "src" if preference == PREFERENCE_UNBOUND else "dst")
-        return Rule(version, preference, _get(message, "iifname") or "", network).line
+        port = int((_get(message, "sport_range") or "0:0").partition(":")[0]) if preference == PREFERENCE_ANSWER else 0
+        return Rule(version, preference, _get(message, "iifname") or "", network, port).line
     except KeyError:  # of another version of ours
         return f"ip -{version} rule add pref {preference} protocol {PROTOCOL}"
 

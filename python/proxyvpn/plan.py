@@ -31,6 +31,7 @@ from proxyvpn.mark import (
     MASK,
     NFT_TABLE,
     PREFERENCE_ALLOWED,
+    PREFERENCE_ANSWER,
     PREFERENCE_ATTACHED,
     PREFERENCE_DHCP,
     PREFERENCE_MARK,
@@ -184,6 +185,7 @@ class Rule:
     preference: int
     ifname: str = ""
     network: IPNetwork | None = None
+    port: int = 0
 
     @property
     def text(self) -> str:
@@ -193,6 +195,7 @@ class Rule:
             PREFERENCE_MARK: f"fwmark {MARK:#x}/{MASK:#x} lookup {TABLE}",
             PREFERENCE_ALLOWED: f"to {self.network} lookup main",
             PREFERENCE_DHCP: "ipproto udp sport 68 dport 67 lookup main",
+            PREFERENCE_ANSWER: f"ipproto udp sport {self.port} lookup main",
             PREFERENCE_UNBOUND: f"from {self.network} lookup {TABLE}",
             PREFERENCE_NO_ROUTE: f"ipproto tcp lookup {TABLE}",
         }[self.preference]
@@ -280,6 +283,7 @@ def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:
     return (
         *(Rule(version, PREFERENCE_ALLOWED, network=each) for each in dict.fromkeys((*allowed, *bypass))),
         *((Rule(version, PREFERENCE_DHCP),) if version == 4 else ()),
+        *(Rule(version, PREFERENCE_ANSWER, port=each) for each in tunnel.inbound),
         *(Rule(version, PREFERENCE_UNBOUND, network=each) for each in sources),
     )
 

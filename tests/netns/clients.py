@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterable
 
+from tests.netns import wait
 from tests.netns.internet import Internet
 from tests.netns.namespaces import Namespace, family_of
 from tests.netns.peer import ECHO, stream
@@ -89,7 +90,8 @@ def offer_pings(space: Namespace, count: int) -> None:
 def ask_for_an_address(space: Namespace, device: str = "eth0") -> None:
     """Send what a DHCP client sends, for IPv4 and IPv6, and the former to a server far away as well."""
     index = str(space.sh(f"cat /sys/class/net/{device}/ifindex")).strip()
-    link_local = space.sh(f"ip -6 -o address show dev {device} scope link").split()[3].partition("/")[0]
+    listed = wait.until(lambda: space.sh(f"ip -6 -o address show dev {device} scope link -tentative"), "an address")
+    link_local = listed.split()[3].partition("/")[0]
     asked: tuple[tuple[str, int, tuple[str | int, ...]], ...] = (
         ("", 68, ("255.255.255.255", 67)),
         ("", 68, (WORLD4, 67)),

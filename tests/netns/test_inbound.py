@@ -22,6 +22,10 @@ pytestmark = pytest.mark.privileged
 
 PORT = 2022
 UDP_PORT = 5182
+BYPASS_BOX = ("--bypass", f"{BOX4}/32")
+_PUBLISH = f"""
+nft 'table ip publish {{ chain in {{ type nat hook prerouting priority dstnat; tcp dport 8080 dnat to {BOX4}; }}; }}'
+"""
 WAYS: dict[str, tuple[str, ...]] = {"nftables": (), "iptables": hiding(HIDDEN["iptables, legacy"])}
 
 
@@ -67,6 +71,25 @@ def test_new_connection_comes_in_and_outlives_the_tunnel(
         assert f"{address}.{PORT}" in watch.seen()[0]
     assert clients.echoes(sock)
     sock.close()
+
+
+@pytest.mark.parametrize(
+    "more", [("--no-killswitch",), ("--no-killswitch", *BYPASS_BOX), ("--killswitch", *BYPASS_BOX)], ids=" ".join
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_published_port_of_a_container_is_reached(
+    bed: Rig, squid: proxies.RunningProxy, way: str, more: tuple[str, ...]
+) -> None:
+    bed.host.sh(_PUBLISH)
+    with (
+        up(bed.host, "--proxy", squid.url4, "--dns", RESOLVER4, *more, before=WAYS[way]),
+        bed.box.listen(BOX4, 8080) as listener,
+        bed.world.connect(HOST4, 8080) as visitor,
+        listener.accept()[0] as inside,
+    ):
+        inside.sendall(b"welcome")
+        assert visitor.recv(7) == b"welcome"
+    bed.host.sh("nft delete table ip publish")
 
 
 @pytest.mark.parametrize(("there", "here"), [(WORLD4, HOST4), (WORLD6, HOST6)])
