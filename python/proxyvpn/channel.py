@@ -47,6 +47,9 @@ class Channel:
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
             sock.detach()
             raise ProtocolError(f"file descriptor {fd} is not a UNIX SEQPACKET socket")
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.detach()
+            raise ProtocolError(f"file descriptor {fd} is a socket that listens")
         return cls(sock)
 
     @classmethod

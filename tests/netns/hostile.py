@@ -38,6 +38,7 @@ TUNNEL: Final[dict[str, Any]] = {
     "bypass": [f"{BYPASS}/32"],
     "killswitch": False,
     "queues": 2,
+    "inbound": [],
 }
 OPEN: Final[dict[str, Any]] = {"is": "Open", "version": 1, "tunnel": TUNNEL}
 UPDATE: Final[dict[str, Any]] = {"is": "Update", "resolvers": [RESOLVER], "proxies": TUNNEL["proxies"]}
@@ -183,6 +184,10 @@ _WRONG_FIELDS: Final[dict[str, tuple[Any, ...]]] = {
 _WRONG_TUNNELS: Final[dict[str, tuple[Any, ...]]] = {
     "killswitch": (0, 1, "true", None, b"\x01", [], 1.0),
     "queues": (0, 5, 65, -1, 2**31, 2**64 - 1, 1.0, True, "1", None, [2]),
+    "inbound": (
+        *(None, {}, "", 53, [None], [0], [65536], [-1], [True], ["53"], [53.0], [b"5"], [[53]], ["udp/53"]),
+        list(range(1000, 1400)),
+    ),
     "proxies": (
         *([], None, {}, "", 1, [None], [[]], [PROXY], [{}], ENDPOINT),
         *([ENDPOINT] * 9, [ENDPOINT] * 400, [{**ENDPOINT, "scheme": "http"}], [{"address": PROXY}], [{"port": 1}]),
