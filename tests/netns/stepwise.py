@@ -1,46 +1,48 @@
 """Run the real program so that it stops before every line that it writes, and so before every step in the kernel.
 
-The helper says each step on standard error and then does it. Here that is a pipe that holds exactly one packet
-(pipe(7), O_DIRECT), and the first lies in it from the beginning: whoever wants to say a line waits in write(2) until
-the test takes the one before. So the test stands between two steps for as long as it likes, without a hook in the
-program and without a clock.
+The helper says each step on standard error and then does it. Here the kernel asks the test before each such write
+(listener.py), and until it is answered, whoever wants to say a line waits in write(2). So the test stands between two
+steps for as long as it likes, without a hook in the program and without a clock. Standard error is a file, which always
+has room, so that no line is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import select
 import signal
+import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.netns import wait
+from tests.netns import listener, wait
+from tests.netns.listener import Listener, Question
 from tests.netns.namespaces import Namespace, end
 from tests.netns.up import PROGRAM, environment, gone
 
-PIPE_BYTES = 4096
-WRITING = f"{1 if os.uname().machine == 'x86_64' else 64} 0x2 "
-"""How /proc/PID/syscall begins for a process that waits in write(2, …)."""
-
 
 class Stepwise:
-    """A running proxyvpn command that waits before each line; its children share the pipe."""
+    """A running proxyvpn command that waits before each line, as do its children."""
 
     def __init__(self, host: Namespace, *words: str) -> None:
-        self.said = ""
+        self._out, self._err = os.memfd_create("out"), os.memfd_create("err")
         self._goes_down = False
-        self._reading, writing = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
-        try:
-            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            os.write(writing, b"\n")
-            self._out, out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            with open(out, "wb") as stdout:
-                self.process = host.start(PROGRAM, *words, stdout=stdout, stderr=writing, env=environment())
-        finally:
-            os.close(writing)
-        self._printed = b""
+        self._halting, self._waiting, self._lock = True, list[Question](), threading.Lock()
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                self.process = host.start(
+                    *(sys.executable, "-IS", listener.PROGRAM, str(theirs.fileno()), PROGRAM, *words),
+                    stdout=self._out,
+                    stderr=self._err,
+                    env=environment(),
+                    pass_fds=(theirs.fileno(),),
+                )
+            self._listener = Listener(ours)
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
 
     @property
     def family(self) -> dict[str, int]:
@@ -48,30 +50,28 @@ class Stepwise:
         found = {"app": self.process.pid} if self.process.poll() is None else {}
         return found | children(self.process.pid)
 
+    @property
+    def said(self) -> str:
+        """Give what came on standard error."""
+        return _text(self._err)
+
     def printed(self) -> str:
         """Give what came on standard output."""
-        with contextlib.suppress(BlockingIOError):
-            while piece := os.read(self._out, 65536):
-                self._printed += piece
-        return self._printed.decode(errors="replace")
+        return _text(self._out)
 
     def halts(self) -> bool:
         """Wait until somebody waits to say a line; False when all have ended, or when `up` is ready."""
         return wait.until(self._state, "a step, or the end", 20) == "halted"
 
     def begin_again(self) -> None:
-        """`up` is ready: put a packet into the empty pipe again, so that the next line waits, of the way down."""
-        writing = os.open(f"/proc/self/fd/{self._reading}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:  # open(2) refuses O_DIRECT here, fcntl(2) does not
-            fcntl.fcntl(writing, fcntl.F_SETFL, os.O_NONBLOCK | os.O_DIRECT)
-            os.write(writing, b"\n")
-        finally:
-            os.close(writing)
-        self._goes_down = True
+        """`up` is ready: from now on each line waits again, of the way down."""
+        with self._lock:
+            self._halting = self._goes_down = True
 
     def step(self) -> None:
-        """Take one line: whoever waited says it and goes on to the next."""
-        self.said += os.read(self._reading, PIPE_BYTES).decode(errors="replace")
+        """Let whoever waits say its line, and go on to the next."""
+        with self._lock:
+            self._listener.allow(self._waiting.pop(0))
 
     def kill(self, *names: str) -> None:
         """Send SIGKILL to those of the family, and wait until they have gone."""
@@ -82,18 +82,15 @@ class Stepwise:
             wait.until(lambda pid=pid: gone(pid), f"{pid} is gone")  # type: ignore[misc]
 
     def run_on(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Take every line from here on, until `until` or until nobody is left who could say one."""
-        poll = select.poll()
-        poll.register(self._reading, select.POLLIN)
-
-        def done() -> bool:
-            if poll.poll(1):
-                line = os.read(self._reading, PIPE_BYTES)
-                self.said += line.decode(errors="replace")
-                return not line
-            return until()
-
-        wait.until(done, f"the end after {self.said[-500:]}", 30)
+        """Let every line pass from here on; return at `until`, or when nobody is left who could say one."""
+        with self._lock:
+            self._halting = False
+            while self._waiting:
+                self._listener.allow(self._waiting.pop())
+        try:
+            wait.until(lambda: until() or self._has_ended(), "the end", 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error} after {self.said[-500:]}") from None
 
     def close(self) -> None:
         """End what still runs as Ctrl-C does, the hard way if need be."""
@@ -103,16 +100,41 @@ class Stepwise:
             self.run_on()
         finally:
             end(self.process, signal.SIGKILL)
-            os.close(self._reading)
-            os.close(self._out)
+            self._listening.join(5)
+            for fd in (self._out, self._err):
+                os.close(fd)
+            if not self._listening.is_alive():
+                self._listener.close()
+
+    def _listen(self) -> None:
+        """Take each question; answer it, or keep it until the test does."""
+        while question := self._listener.next():
+            with self._lock:
+                if self._halting and self._is_for_people(question):
+                    self._waiting.append(question)
+                else:
+                    self._listener.allow(question)
+
+    def _is_for_people(self, question: Question) -> bool:
+        """Say whether it is our standard error: a program that the helper starts may have one of its own."""
+        try:
+            return os.path.samestat(os.stat(f"/proc/{question.pid}/fd/2"), os.fstat(self._err))
+        except FileNotFoundError:
+            return False
+
+    def _has_ended(self) -> bool:
+        """Say whether all have; the kernel counts a process in until its parent has noticed."""
+        self.process.poll()
+        return not self._listening.is_alive()
 
     def _state(self) -> str:
         if not self._goes_down and "ready:" in self.printed():
             return "ready"
-        family = self.family
-        if any(_syscall(pid).startswith(WRITING) for pid in family.values()):
-            return "halted"
-        return "" if family else "ended"
+        with self._lock:
+            if not self._listening.is_alive():
+                return "ended"
+            self._waiting = [each for each in self._waiting if self._listener.is_valid(each)]
+            return "halted" if self._waiting else ""
 
 
 @contextlib.contextmanager
@@ -142,8 +164,6 @@ def _name(pid: str) -> str:
     return next((word.decode().rpartition(".")[2] for word in words if word.startswith(b"proxyvpn.")), "")
 
 
-def _syscall(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/syscall").read_text()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ""
+def _text(file: int) -> str:
+    """Give all of a file, without moving the place at which others write."""
+    return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
