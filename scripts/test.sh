@@ -10,7 +10,7 @@ need_packages nftables iptables squid tinyproxy nginx-light dnsmasq-base tcpdump
 
 status=0
 scripts/test-unit.sh || status=1
-scripts/fuzz.sh 10 || status=1
+scripts/fuzz.sh 5 || status=1
 say "pytest, privileged, in network namespaces"
 scripts/test-privileged.sh || status=1
 exit $status

@@ -1,4 +1,4 @@
-"""Connections of every kind for an hour (a minute, unless PROXYVPN_CHURN_SECONDS says how long): nothing grows.
+"""Connections of every kind for an hour (25 seconds, unless PROXYVPN_CHURN_SECONDS says how long): nothing grows.
 
 host: churn.py, `proxyvpn up` ---- mid: a proxy that is the far end as well
 """
@@ -17,7 +17,7 @@ from tests.netns.up import Up, at_rest, up
 
 pytestmark = pytest.mark.privileged
 
-SECONDS = float(os.environ.get("PROXYVPN_CHURN_SECONDS", "60"))
+SECONDS = float(os.environ.get("PROXYVPN_CHURN_SECONDS", "25"))
 GROWTH = 8 * 2**20
 
 
