@@ -24,7 +24,10 @@ pytestmark = pytest.mark.privileged
 
 EVERYTHING: Final = frozenset(row.name for row in ROWS)
 NOT_CAPTURED: Final = frozenset(row.name for row in ROWS if not row.captured)
-MAY_LEAK: Final = {"nft flush ruleset": EVERYTHING}
+_BOUND_TO_NOTHING: Final = ("TCP, IPv", "MPTCP", "TCP Fast Open", "UDP, IPv", "QUIC", "DNS to others")
+MAY_LEAK: Final = {
+    "nft flush ruleset": frozenset(name for name in EVERYTHING if not name.startswith(_BOUND_TO_NOTHING)),
+}
 """What is not promised with the killswitch on, by phase (docs/security.md, known limits). Only ever tightened."""
 IPTABLES: Final = {"iptables, legacy": ("iptables-legacy",), "iptables over nf_tables": ("iptables",)}
 FEW: Final = ("during up", "resolvers replaced", "all killed", "up after a crash", "during down")
