@@ -28,7 +28,7 @@ class Stepwise:
 
     def __init__(self, host: Namespace, *words: str) -> None:
         self._out, self._err = os.memfd_create("out"), os.memfd_create("err")
-        self._goes_down = False
+        self._goes_down, self._met = False, set[int]()
         self._halting, self._waiting, self._lock = True, list[Question](), threading.Lock()
         ours, theirs = socket.socketpair()
         with ours:
@@ -75,7 +75,9 @@ class Stepwise:
 
     def kill(self, *names: str) -> None:
         """Send SIGKILL to those of the family, and wait until they have gone."""
-        pids = [pid for name, pid in self.family.items() if name in names]
+        family = self.family
+        self._met.update(family.values())
+        pids = [pid for name, pid in family.items() if name in names]
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
@@ -123,16 +125,17 @@ class Stepwise:
             return False
 
     def _has_ended(self) -> bool:
-        """Say whether all have; the kernel counts a process in until its parent has noticed."""
-        self.process.poll()
-        return not self._listening.is_alive()
+        """Say whether all have; the kernel says that nobody can ask any more a little before it closes their files."""
+        self._met.update(self.family.values())
+        asks_no_more = not self._listening.is_alive() and self.process.poll() is not None
+        return asks_no_more and all(gone(pid) for pid in self._met)
 
     def _state(self) -> str:
         if not self._goes_down and "ready:" in self.printed():
             return "ready"
+        if self._has_ended():
+            return "ended"
         with self._lock:
-            if not self._listening.is_alive():
-                return "ended"
             self._waiting = [each for each in self._waiting if self._listener.is_valid(each)]
             return "halted" if self._waiting else ""
 
