@@ -77,7 +77,7 @@ def probe(pid: int) -> dict[str, str]:
         found[f"follow {name}"] = outcome(lambda name=name: os.readlink(f"/proc/{pid}/{name}"))  # type: ignore[misc]
     found["list fd"] = outcome(lambda: os.listdir(f"/proc/{pid}/fd"))
     found["list map_files"] = outcome(lambda: os.listdir(f"/proc/{pid}/map_files"))
-    found["enter root"] = outcome(lambda: os.listdir(f"/proc/{pid}/root/"))
+    found["enter root"] = outcome(lambda: os.listdir(f"/proc/{pid}/root"))
     found["write mem"] = outcome(lambda: os.close(os.open(f"/proc/{pid}/mem", os.O_WRONLY)))
     found["write clear_refs"] = outcome(lambda: os.close(os.open(f"/proc/{pid}/clear_refs", os.O_WRONLY)))
     found["process_vm_readv"] = outcome(lambda: memory(pid, "process_vm_readv"))

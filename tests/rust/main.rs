@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod acknowledging;
 mod by_hand;
 mod carrying;
 mod closing;
