@@ -112,7 +112,7 @@ impl Attempt {
             match self.reply.feed(&scratch[..received]) {
                 Verdict::More => {}
                 Verdict::Open { rest } => return Ok(Some(scratch[rest..received].to_vec())),
-                Verdict::Refused { status, reason } => return Err(Refusal::Status(status, reason)),
+                Verdict::Refused { status, reason, .. } => return Err(Refusal::Status(status, reason)),
                 Verdict::Bad(why) => return Err(Refusal::Garbage(why)),
             }
         }

@@ -7,6 +7,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::body::Body;
+use crate::fields::Fields;
+
 /// Most bytes of header that a proxy may send, interim replies included.
 pub const MAX_HEADER: usize = 64 * 1024;
 const REASON_MAX: usize = 80;
@@ -34,8 +37,8 @@ pub enum Verdict {
     More,
     /// A 2xx: of the bytes just fed, those from `rest` on belong to the stream.
     Open { rest: usize },
-    /// A final status other than 2xx, with its reason made printable.
-    Refused { status: u16, reason: String },
+    /// A final status other than 2xx, with its reason made printable; its body begins at `rest` of the bytes just fed.
+    Refused { status: u16, reason: String, rest: usize },
     /// Not an HTTP/1 reply, or too long a one.
     Bad(&'static str),
 }
@@ -78,7 +81,7 @@ impl Connect {
                     return Verdict::Open { rest: used };
                 }
                 Some((200..=299, _)) => return Verdict::Bad("the reply's header is longer than 64 KiB"),
-                Some((status, reason)) => return Verdict::Refused { status, reason },
+                Some((status, reason)) => return Verdict::Refused { status, reason, rest: used },
             }
         }
         Verdict::More
@@ -87,6 +90,17 @@ impl Connect {
     /// Say whether any byte of a reply has come.
     pub fn begun(&self) -> bool {
         self.skipped + self.head.len() > 0
+    }
+
+    /// Give the header fields of the final reply, once there is a verdict that is not `Bad`.
+    pub fn fields(&self) -> Fields {
+        Fields::parse(&self.head)
+    }
+
+    /// Give the body of a refusal, none of which has been fed to it yet.
+    pub fn body(&self, status: u16) -> Body {
+        let minor = self.head.get(b"HTTP/1.".len()).map_or(0, |digit| digit.wrapping_sub(b'0'));
+        Body::of(minor, status, &self.fields())
     }
 
     /// Move bytes into `head` up to the end of the header section; give how many, and whether it is complete.
@@ -162,7 +176,10 @@ mod tests {
             match connect.feed(piece) {
                 Verdict::More => before += piece.len(),
                 Verdict::Open { rest } => return (Verdict::Open { rest: 0 }, before + rest),
-                other => return (other, 0),
+                Verdict::Refused { status, reason, rest } => {
+                    return (Verdict::Refused { status, reason, rest: 0 }, before + rest);
+                }
+                bad @ Verdict::Bad(_) => return (bad, 0),
             }
         }
         (Verdict::More, before)
@@ -173,8 +190,9 @@ mod tests {
     }
 
     fn refuses(reply: &[u8], status: u16, reason: &str) {
-        let expected = Verdict::Refused { status, reason: reason.to_owned() };
-        assert_eq!(verdict_in_every_split(reply).0, expected);
+        let expected = Verdict::Refused { status, reason: reason.to_owned(), rest: 0 };
+        let body = reply.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        assert_eq!(verdict_in_every_split(reply), (expected, body));
     }
 
     fn is_bad(reply: &[u8]) {
@@ -232,6 +250,18 @@ mod tests {
         refuses(b"HTTP/1.1 302 Found\r\n\r\n", 302, "Found");
         refuses(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 101, "Switching Protocols");
         refuses(b"HTTP/1.1 403 \x1b[31mno\xff\r\n\r\n", 403, "?[31mno?");
+    }
+
+    #[test]
+    fn refusal_hands_over_its_fields_and_its_body() {
+        let reply =
+            b"HTTP/1.0 407 No\r\nProxy-Authenticate: Basic\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nab";
+        let mut connect = Connect::default();
+        let interim = b"HTTP/1.1 100 Continue\r\nProxy-Authenticate: NTLM\r\n\r\n";
+        assert_eq!(connect.feed(interim), Verdict::More);
+        let Verdict::Refused { rest, .. } = connect.feed(reply) else { panic!("not refused") };
+        assert_eq!(connect.fields().values("proxy-authenticate").collect::<Vec<_>>(), [b"Basic"]);
+        assert_eq!(connect.body(407).feed(&reply[rest..]), crate::body::Rest::Usable);
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
 pub mod attempt;
+pub mod body;
+pub mod challenge;
 pub mod connect;
 pub mod counted;
 pub mod device;
 pub mod error;
+pub mod fields;
 pub mod flow;
 pub mod latency;
 pub mod link;
