@@ -1,7 +1,8 @@
 //! The header fields of a reply, pure (RFC 9110 §5, RFC 9112 §5).
 //!
 //! Names are compared without case; a line that goes on with a space or a tab belongs to the one before it (obs-fold,
-//! RFC 9112 §5.2); a line without a colon is passed over. Values are bytes: a realm need not be ASCII.
+//! RFC 9112 §5.2); a line without a colon is passed over. Values are bytes: a realm need not be ASCII. A lone carriage
+//! return or a NUL in one becomes a space (RFC 9110 §5.5), since some values are sent back.
 
 /// The fields of one header section, in their order.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -18,11 +19,11 @@ impl Fields {
             if line.first().is_some_and(|&byte| is_space(byte)) {
                 if let Some((_, value)) = lines.last_mut() {
                     value.push(b' ');
-                    value.extend_from_slice(trim(line));
+                    value.extend(sound(line));
                 }
             } else if let Some(colon) = line.iter().position(|&byte| byte == b':') {
                 let name = String::from_utf8_lossy(trim(&line[..colon])).to_ascii_lowercase();
-                lines.push((name, trim(&line[colon + 1..]).to_vec()));
+                lines.push((name, sound(&line[colon + 1..]).collect()));
             }
         }
         Fields { lines }
@@ -43,6 +44,10 @@ impl Fields {
     pub fn has_token(&self, name: &str, token: &str) -> bool {
         self.tokens(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
+}
+
+fn sound(value: &[u8]) -> impl Iterator<Item = u8> {
+    trim(value).iter().map(|&byte| if matches!(byte, b'\r' | 0) { b' ' } else { byte })
 }
 
 /// Say whether `byte` is a space or a tab.
@@ -81,8 +86,8 @@ mod tests {
 
     #[test]
     fn folded_lines_belong_to_the_one_before() {
-        let fields = Fields::parse(b"HTTP/1.1 407 x\r\n lost\r\nno colon\r\nA: b,\r\n\tc\r\n  d\r\n\r\n");
-        assert_eq!(fields.values("a").collect::<Vec<_>>(), [b"b, c d"]);
+        let fields = Fields::parse(b"HTTP/1.1 407 x\r\n lost\r\nno colon\r\nA: b\0\r,\r\n\tc\r\n  d\r\n\r\n");
+        assert_eq!(fields.values("a").collect::<Vec<_>>(), [b"b  , c d"]);
     }
 
     #[test]
