@@ -2,6 +2,7 @@
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
 pub mod attempt;
+pub mod auth;
 pub mod body;
 pub mod challenge;
 pub mod connect;
@@ -14,6 +15,7 @@ pub mod flow;
 pub mod latency;
 pub mod link;
 pub mod lockout;
+pub mod means;
 pub mod packet;
 pub mod phase;
 pub mod pool;
@@ -27,6 +29,7 @@ pub mod stack;
 pub mod stats;
 pub mod threads;
 pub mod timer;
+pub mod token;
 pub mod upstream;
 pub mod worker;
 

@@ -14,6 +14,9 @@
 //!
 //! A destination that was refused is not asked for again in that time, unless another was accepted since. That makes at
 //! most four wrong passwords within any half hour, beside those of connections that were under way at the same time.
+//!
+//! A 2xx proves the credentials only to a proxy that had asked for them in the same breath: it may let everybody go to
+//! some destinations, and not look. So after a refusal nothing is shown before a challenge, until that proof.
 
 use smoltcp::time::{Duration, Instant};
 
@@ -53,9 +56,18 @@ impl Standing {
         self.rest.filter(|&end| now < end)
     }
 
-    /// They were accepted.
-    pub fn accept(&mut self) {
-        *self = Standing { accepted: true, ..Standing::default() };
+    /// Say whether nothing speaks against showing them before the proxy asks for them.
+    pub fn is_clear(&self) -> bool {
+        self.rest.is_none() && self.refused.is_empty()
+    }
+
+    /// There was a 2xx; `asked` says whether the proxy had asked for them.
+    pub fn accept(&mut self, asked: bool) {
+        if asked {
+            *self = Standing { accepted: true, ..Standing::default() };
+        } else if self.is_clear() {
+            self.accepted = true;
+        }
     }
 
     /// They were refused; give for how long nobody asks now, if it has come to that.
@@ -85,7 +97,7 @@ mod tests {
 
     fn accepted() -> Standing {
         let mut standing = Standing::default();
-        standing.accept();
+        standing.accept(true);
         standing
     }
 
@@ -100,13 +112,28 @@ mod tests {
     }
 
     #[test]
+    fn answer_of_a_proxy_that_did_not_ask_proves_nothing_after_a_refusal() {
+        let mut standing = Standing::default();
+        standing.accept(false);
+        assert!(standing.is_clear());
+        for target in ["a:1", "b:1"] {
+            assert_eq!(standing.refuse(target, at(0)), None);
+            standing.accept(false);
+            assert!(!standing.is_clear());
+        }
+        assert_eq!(standing.refuse("c:1", at(0)), Some(FIRST_REST));
+        standing.accept(false);
+        assert!(!standing.may_ask("d:1", at(1)) && !standing.is_clear());
+    }
+
+    #[test]
     fn after_a_rest_one_connection_asks_at_a_time_and_acceptance_ends_it() {
         let mut standing = Standing::default();
         standing.refuse("a:1", at(0));
         assert!(standing.may_ask("b:1", at(5)));
         assert!(!standing.may_ask("c:1", at(5)));
         assert!(standing.may_ask("c:1", at(6)), "the one that asked has had no answer");
-        standing.accept();
+        standing.accept(true);
         assert!(standing.may_ask("a:1", at(6)) && standing.may_ask("a:1", at(6)));
     }
 
@@ -135,7 +162,7 @@ mod tests {
         assert_eq!(standing.refuse("a:1", at(0)), None);
         assert!(!standing.may_ask("a:1", at(1)) && standing.may_ask("b:1", at(1)));
         assert_eq!(standing.refuse("b:1", at(1)), None);
-        standing.accept();
+        standing.accept(true);
         assert!(standing.may_ask("a:1", at(1)));
         for target in ["a:1", "a:1", "b:1"] {
             assert_eq!(standing.refuse(target, at(2)), None);
