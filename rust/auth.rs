@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
 
@@ -38,6 +39,39 @@ pub struct Memory {
     missing: Vec<(Scheme, Instant, String)>,
     seed: RandomState,
     turn: u64,
+}
+
+/// The memory of one proxy, for all threads.
+#[derive(Clone)]
+pub struct Login(Arc<Mutex<Memory>>);
+
+impl Login {
+    /// Begin with what the user gave.
+    pub fn new(means: Means) -> Login {
+        Login(Arc::new(Mutex::new(Memory::new(means))))
+    }
+
+    /// Say whether this is the very memory that `other` is.
+    pub fn is(&self, other: &Login) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Say whether it is for the same credentials as `other`.
+    pub fn has_means_of(&self, other: &Login) -> bool {
+        let theirs = other.memory().means.clone(); // both locked at once could be one
+        self.memory().means == theirs
+    }
+
+    /// Give the memory; nobody keeps it for longer than it takes to compute an answer.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Login {
+    fn default() -> Login {
+        Login::new(Means::default())
+    }
 }
 
 /// How the proxy was satisfied last.
@@ -110,11 +144,6 @@ impl Memory {
             seed: RandomState::new(),
             turn: 0,
         }
-    }
-
-    /// Give what the user gave.
-    pub fn means(&self) -> &Means {
-        &self.means
     }
 
     /// Give a number that was not given before.

@@ -50,8 +50,10 @@ mod python {
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
+    use crate::auth::Login;
     use crate::error::Error;
-    use crate::settings::{Settings, address, sendable};
+    use crate::means::Means;
+    use crate::settings::{Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::upstreams::Proxy;
@@ -88,14 +90,14 @@ mod python {
         fn proxy(self) -> Result<Proxy, Error> {
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
+            let allowed = schemes(&self.schemes)?;
+            let means =
+                Means { user: self.user.into_bytes(), password: self.password, allowed, preemptive: self.preemptive };
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
                 name: self.name,
                 tls: self.tls,
-                user: self.user,
-                password: self.password,
-                schemes: self.schemes,
-                preemptive: self.preemptive,
+                login: Login::new(means),
             })
         }
     }
