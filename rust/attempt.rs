@@ -7,9 +7,10 @@ use std::io::ErrorKind;
 
 use smoltcp::time::Instant;
 
-use crate::auth::{Exchange, Login, Step};
+use crate::auth::{Exchange, Step};
 use crate::body::{Body, Rest};
 use crate::connect::{self, Connect, Verdict};
+use crate::login::Login;
 use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::target::Target;

@@ -1,7 +1,6 @@
 //! Proxy authentication, pure: a 407 in, what to do next out. RFC 9110 §11.
 //!
-//! `Memory` is what all connections to one proxy know of it: how it was last satisfied, so that later connections say it at
-//! once, and whether the credentials are in good standing there (lockout.rs). An `Exchange` is one connect's own talk:
+//! An `Exchange` is one connect's own talk with a proxy; what all of them know is in login.rs.
 //!
 //! ```text
 //!     open ──Ask──> request ──2xx──> granted
@@ -13,73 +12,18 @@
 //! nonce is too old, say), there is one retry; the same Basic is never said twice.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
 
 use crate::challenge::{self, Challenge};
 use crate::digest::{self, Session, Who};
 use crate::fields::Fields;
-use crate::lockout::Standing;
-use crate::means::{Means, Offer, Scheme};
+use crate::login::{Known, Memory};
+use crate::means::{Offer, Scheme};
 use crate::token::{Answer, Wish};
 
-/// A scheme whose token could not be had is tried again after this.
-const MISSING: Duration = Duration::from_secs(60);
 /// Most 407s in one exchange.
 const MOST_ROUNDS: u32 = 6;
-
-/// What all connections to one proxy know.
-pub struct Memory {
-    means: Means,
-    known: Option<Known>,
-    standing: Standing,
-    /// Schemes without a token: until when, and why.
-    missing: Vec<(Scheme, Instant, String)>,
-    seed: RandomState,
-    turn: u64,
-}
-
-/// The memory of one proxy, for all threads.
-#[derive(Clone)]
-pub struct Login(Arc<Mutex<Memory>>);
-
-impl Login {
-    /// Begin with what the user gave.
-    pub fn new(means: Means) -> Login {
-        Login(Arc::new(Mutex::new(Memory::new(means))))
-    }
-
-    /// Say whether this is the very memory that `other` is.
-    pub fn is(&self, other: &Login) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// Say whether it is for the same credentials as `other`.
-    pub fn has_means_of(&self, other: &Login) -> bool {
-        let theirs = other.memory().means.clone(); // both locked at once could be one
-        self.memory().means == theirs
-    }
-
-    /// Give the memory; nobody keeps it for longer than it takes to compute an answer.
-    pub fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Login {
-    fn default() -> Login {
-        Login::new(Means::default())
-    }
-}
-
-/// How the proxy was satisfied last.
-enum Known {
-    Basic,
-    Digest(Session),
-    Tokens(Scheme),
-}
 
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,44 +75,6 @@ pub struct Exchange {
     context: u64,
     fetching: Option<Scheme>,
     legs: u32,
-}
-
-impl Memory {
-    /// Know nothing but what the user gave.
-    pub fn new(means: Means) -> Memory {
-        Memory {
-            means,
-            known: None,
-            standing: Standing::default(),
-            missing: Vec::new(),
-            seed: RandomState::new(),
-            turn: 0,
-        }
-    }
-
-    /// Give a number that was not given before.
-    fn next(&mut self) -> u64 {
-        self.turn += 1;
-        self.turn
-    }
-
-    /// Give a word that nobody can guess.
-    fn cnonce(&mut self) -> String {
-        let turn = self.next();
-        format!("{:016x}{:016x}", self.seed.hash_one((turn, 0)), self.seed.hash_one((turn, 1)))
-    }
-
-    fn miss(&mut self, scheme: Scheme, now: Instant, why: String) {
-        self.missing.retain(|(known, ..)| *known != scheme);
-        self.missing.push((scheme, now + MISSING, why));
-    }
-
-    fn best(&mut self, offers: &[Challenge], now: Instant) -> Option<Offer> {
-        self.missing.retain(|(_, until, _)| now < *until);
-        let missing: Vec<Scheme> = self.missing.iter().map(|(scheme, ..)| *scheme).collect();
-        let cnonce = self.cnonce();
-        self.means.best(offers, &missing, &cnonce)
-    }
 }
 
 impl Exchange {
@@ -414,3 +320,6 @@ impl fmt::Display for Why {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

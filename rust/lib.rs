@@ -17,6 +17,7 @@ pub mod flow;
 pub mod latency;
 pub mod link;
 pub mod lockout;
+pub mod login;
 pub mod means;
 pub mod packet;
 pub mod phase;
@@ -50,8 +51,8 @@ mod python {
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
-    use crate::auth::Login;
     use crate::error::Error;
+    use crate::login::Login;
     use crate::means::Means;
     use crate::settings::{Settings, address, schemes, sendable};
     use crate::target::Target;

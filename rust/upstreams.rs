@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
 
-use crate::auth::Login;
+use crate::login::Login;
 use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::stats::{Notes, Stats};
