@@ -18,6 +18,7 @@ import contextlib
 import enum
 import select
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -449,7 +450,19 @@ class Life:
 def upstream(place: Place) -> Upstream:
     """Give the proxy at one of its addresses as the worker is told it."""
     proxy = place.proxy
-    return Upstream(place.endpoint, proxy.host, user=proxy.user or "", password=proxy.password.encode())
+    return Upstream(
+        place.endpoint,
+        proxy.host,
+        user=_normal(proxy.user or ""),
+        password=_normal(proxy.password).encode(),
+        schemes=proxy.schemes,
+        preemptive=proxy.preemptive,
+    )
+
+
+def _normal(text: str) -> str:
+    """Give a user or a password as proxies compare it (RFC 7616 §4, RFC 7617 §2: normalization form C)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:

@@ -57,6 +57,9 @@ def cli(ctx: click.Context) -> None:
 @click.option("--proxy", multiple=True, metavar="URL", help="http://[user:password@]host:port; repeatable.")
 @click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
 @click.option("--proxy-password-file", metavar="FILE", help="Read the password from FILE.")
+@click.option(
+    "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
+)
 @click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")

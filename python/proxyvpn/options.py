@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import proxy, resolvers
+from proxyvpn import proxy, resolvers, schemes
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
@@ -38,6 +38,7 @@ class Typed:
     proxy_user: str | None = None
     password_file: str | None = None
     """The text of the file, not its name."""
+    proxy_auth: str | None = None
     dns: tuple[str, ...] = ()
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
@@ -73,6 +74,9 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         if not source:
             raise
         raise UsageError(f"{error.what} (from the environment variable {source})", error.why, error.advice) from error
+    if typed.proxy_auth is not None:
+        wanted = schemes.parse(typed.proxy_auth)
+        proxies = tuple(schemes.apply(wanted, each) for each in proxies)
     if len(proxies) > MOST_PROXIES:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and any(each.password for each in proxies) and typed.password_file is None and not warnings:
