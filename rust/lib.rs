@@ -2,11 +2,14 @@
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
 pub mod attempt;
+pub mod balance;
+pub mod choice;
 pub mod connect;
 pub mod counted;
 pub mod device;
 pub mod error;
 pub mod flow;
+pub mod health;
 pub mod latency;
 pub mod link;
 pub mod packet;
@@ -19,7 +22,9 @@ pub mod sandbox;
 pub mod shared;
 pub mod spin;
 pub mod stack;
+pub mod standing;
 pub mod stats;
+pub mod tally;
 pub mod threads;
 pub mod timer;
 pub mod upstream;

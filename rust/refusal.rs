@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::health::Event;
 use crate::stats::{Counter, Stats};
 
 /// Why no proxy carried a connection.
@@ -43,6 +44,26 @@ impl Refusal {
     /// Say whether it is the proxy itself that is out of order.
     pub fn is_of_the_proxy(&self) -> bool {
         matches!(self, Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed)
+    }
+
+    /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
+    /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
+    pub fn goes_on(&self, policy_too: bool) -> bool {
+        match self {
+            Refusal::Status(500..=599, _) => true,
+            Refusal::Status(..) => policy_too,
+            other => other.is_worth_another_proxy(),
+        }
+    }
+
+    /// Give what it tells about the proxy's health.
+    pub fn event(&self) -> Option<Event> {
+        match self {
+            Refusal::Unreachable(_) => Some(Event::Unreachable),
+            Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
+            Refusal::Status(..) => Some(Event::Answered),
+            Refusal::Descriptors(_) | Refusal::Memory => None,
+        }
     }
 
     /// Give the counter that counts it.

@@ -131,7 +131,7 @@ class Life:
         self._save(ifname=ifname, phase="engaged", steps=steps)
         self._control = control.Control.listen(self._state)
         self._confirming = Confirming(options.confirm, time.monotonic(), world.terminal)
-        self._renewal = Renewal(self._places, self._look_for_proxies, world.renew_every)
+        self._renewal = Renewal(options.proxies, self._look_for_proxies, world.renew_every)
         world.ready(report.ready_line(options, ifname, tuple(map(str, self._resolvers.addresses)), world.remote))
 
     def _try_proxies(self) -> None:

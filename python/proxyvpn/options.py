@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import proxy, resolvers
+from proxyvpn import balancing, proxy, resolvers
+from proxyvpn.balancing import Balancing
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
@@ -44,6 +45,9 @@ class Typed:
     inbound: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
+    balance: str | None = None
+    health_check: str | None = None
+    failover_on_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Options:
     killswitch: bool = False
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
+    balancing: Balancing = Balancing()
     warnings: tuple[str, ...] = ()
 
 
@@ -89,6 +94,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         inbound=inbound,
         killswitch=typed.killswitch,
         confirm=typed.confirm or 0,
+        balancing=balancing.read(typed.balance, typed.health_check, typed.failover_on_refusal),
         warnings=warnings,
     )
 
