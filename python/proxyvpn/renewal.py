@@ -18,8 +18,13 @@ from typing import Final
 
 from proxyvpn.errors import ProxyvpnError
 from proxyvpn.plan import Endpoint
+<<<<<<< HEAD
 from proxyvpn.proxy import Proxy
 from proxyvpn.reach import Place, Reached, fairly
+=======
+from proxyvpn.reach import Place
+from proxyvpn.tunnel import MOST_PROXIES
+>>>>>>> main
 
 EVERY: Final = 60.0
 SOON: Final = 2.0
@@ -86,11 +91,11 @@ class Renewal:
             os.eventfd_write(self._bell, 1)
 
 
-def look(resolve: Callable[[], tuple[Place, ...]], attempt: Callable[[tuple[Place, ...]], Reached]) -> Found:
+def look(resolve: Callable[[], tuple[Place, ...]], attempt: Callable[[tuple[Place, ...]], Place]) -> Found:
     """Resolve the names, and see whether any of their addresses can be connected to. Raises ProxyvpnError."""
     places = resolve()
     try:
-        attempt(places).sock.close()
+        attempt(places)
     except ProxyvpnError:
         return Found(places, False)
     return Found(places, True)
