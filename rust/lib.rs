@@ -27,11 +27,8 @@ pub mod spin;
 pub mod stack;
 pub mod standing;
 pub mod stats;
-<<<<<<< HEAD
 pub mod tally;
-=======
 pub mod target;
->>>>>>> main
 pub mod threads;
 pub mod timer;
 pub mod trial;

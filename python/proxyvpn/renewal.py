@@ -18,13 +18,8 @@ from typing import Final
 
 from proxyvpn.errors import ProxyvpnError
 from proxyvpn.plan import Endpoint
-<<<<<<< HEAD
 from proxyvpn.proxy import Proxy
-from proxyvpn.reach import Place, Reached, fairly
-=======
-from proxyvpn.reach import Place
-from proxyvpn.tunnel import MOST_PROXIES
->>>>>>> main
+from proxyvpn.reach import Place, fairly
 
 EVERY: Final = 60.0
 SOON: Final = 2.0
