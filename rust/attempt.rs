@@ -1,4 +1,4 @@
-//! What is said to the proxies on the way to a 2xx: the request, and the reading of its reply; one proxy after the other.
+//! What is said to a proxy on the way to a 2xx: the request, and the reading of its reply.
 //!
 //! Knows nothing of stages and time; approach.rs does.
 
@@ -19,9 +19,7 @@ const SCRATCH: usize = 8 * 1024;
 /// See the head of this file.
 pub struct Attempt {
     pub target: Target,
-    /// The proxy tried first, how many were tried, and the one of this attempt.
-    first: usize,
-    pub tried: usize,
+    /// The place of the proxy.
     pub proxy: usize,
     /// Whether the connection was made before it was needed: it may have been hung up on since.
     pub warm: bool,
@@ -31,38 +29,44 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Ask for `target`; `first` is the proxy to try first.
-    pub fn new(target: Target, first: usize) -> Attempt {
-        Attempt {
-            target,
-            first,
-            tried: 0,
-            proxy: 0,
-            warm: false,
-            request: Vec::new(),
-            sent: 0,
-            reply: Connect::default(),
-        }
+    /// Ask for `target`.
+    pub fn new(target: Target) -> Attempt {
+        Attempt { target, proxy: 0, warm: false, request: Vec::new(), sent: 0, reply: Connect::default() }
     }
 
-    /// Take a connection to the next of `proxies` from the pool, or begin one.
-    pub fn dial(&mut self, proxies: &[Proxy], pool: &mut Pool, now: Instant) -> Result<Upstream, Refusal> {
-        self.proxy = (self.first + self.tried) % proxies.len();
-        self.tried += 1;
-        let warm = pool.take(self.proxy, now);
+    /// Take a connection to the proxy at `place` from the pool, or begin one.
+    pub fn dial(
+        &mut self,
+        place: usize,
+        proxies: &[Proxy],
+        pool: &mut Pool,
+        now: Instant,
+    ) -> Result<Upstream, Refusal> {
+        self.proxy = place;
+        let warm = pool.take(place, now);
         self.warm = warm.is_some();
-        self.begin(&proxies[self.proxy], warm)
+        self.begin(&proxies[place], warm)
+    }
+
+    /// Ask the proxy at `place`, to which there is a connection already.
+    pub fn resume(&mut self, place: usize, proxies: &[Proxy]) {
+        (self.proxy, self.warm) = (place, false);
+        self.prepare(&proxies[place]);
     }
 
     /// Begin a connection to the same proxy once more, in the place of one that was hung up on in the pool.
     pub fn dial_again(&mut self, proxies: &[Proxy]) -> Result<Upstream, Refusal> {
         self.warm = false;
-        self.begin(&proxies[self.proxy % proxies.len()], None) // there may be fewer by now
+        self.begin(&proxies[self.proxy], None)
+    }
+
+    fn prepare(&mut self, proxy: &Proxy) {
+        self.request = connect::request(&self.target, &connect::basic(&proxy.user, &proxy.password));
+        (self.sent, self.reply) = (0, Connect::default());
     }
 
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
-        self.request = connect::request(&self.target, &connect::basic(&proxy.user, &proxy.password));
-        (self.sent, self.reply) = (0, Connect::default());
+        self.prepare(proxy);
         warm.map_or_else(|| Upstream::dial(proxy.address), Ok).map_err(Refusal::of_dial)
     }
 

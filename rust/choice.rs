@@ -4,35 +4,41 @@
 //! connect at a time. Where there are none, those that are suspected, or on probation for others; at last those that are
 //! down, since nothing is lost by it: but not where a proxy has answered, even with no, for that takes a program's time.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use smoltcp::time::Instant;
 
-use crate::balance::{Balance, Candidate, Chooser};
+use crate::balance::{self, Balance, Candidate, Chooser};
 use crate::health::{State, WHOLE};
 use crate::standing::{self, Standing};
+use crate::target::Target;
 
-/// The proxies, as one thread sees them, in the user's order; at most 32.
+/// More are never asked: a tunnel has at most eight.
+const MOST: usize = 32;
+
+/// The proxies, as one thread sees them, in the user's order.
 pub struct Choice {
     standings: Vec<Arc<Standing>>,
+    balance: Balance,
     chooser: Chooser,
     /// Room for the candidates of one choice.
     candidates: Vec<Candidate>,
 }
 
-/// What one connect has behind it.
-#[derive(Debug, Clone, Copy, Default)]
+/// What one connect has behind it. Proxies are known by address: their places may change meanwhile.
+#[derive(Debug, Clone, Default)]
 pub struct Asked {
-    /// A bit for each proxy that is not to be asked (again).
-    passed: u32,
+    /// Those that are not to be asked (again).
+    passed: Vec<SocketAddr>,
     /// A proxy has answered, though with no.
     answered: bool,
 }
 
 impl Asked {
-    /// Do not ask proxy `index` (again).
-    pub fn pass(&mut self, index: usize) {
-        self.passed |= 1 << index;
+    /// Do not ask the proxy at `address` (again).
+    pub fn pass(&mut self, address: SocketAddr) {
+        self.passed.push(address);
     }
 
     /// A proxy has answered.
@@ -40,15 +46,24 @@ impl Asked {
         self.answered = true;
     }
 
-    fn has_passed(self, index: usize) -> bool {
-        self.passed & (1 << index) != 0
+    fn has_passed(&self, standing: &Standing) -> bool {
+        self.passed.contains(&standing.address)
     }
 }
 
 impl Choice {
     /// Begin with these; `turn` keeps threads from beginning with the same one.
     pub fn new(standings: Vec<Arc<Standing>>, balance: Balance, turn: usize) -> Choice {
-        Choice { candidates: Vec::with_capacity(standings.len()), standings, chooser: Chooser::new(balance, turn) }
+        Choice { candidates: Vec::new(), standings, balance, chooser: Chooser::new(balance, turn) }
+    }
+
+    /// Give what stands for `target` where destinations are shared out: its host, whatever the port.
+    pub fn destination(&self, target: &Target) -> u64 {
+        match target {
+            _ if self.balance != Balance::Destination => 0,
+            Target::Address(address) => balance::key(&address.ip()),
+            Target::Name(name, _) => balance::key(&name.to_ascii_lowercase()),
+        }
     }
 
     /// Give what is known of each.
@@ -56,10 +71,15 @@ impl Choice {
         &self.standings
     }
 
+    /// Have these from now on.
+    pub fn follow(&mut self, standings: Vec<Arc<Standing>>) {
+        self.standings = standings;
+    }
+
     /// Give the index of the one to ask next for `destination` (see balance::key); None when no more are to be asked.
-    pub fn next(&mut self, asked: Asked, destination: u64, now: Instant) -> Option<usize> {
-        if self.standings.len() == 1 {
-            return (!asked.has_passed(0)).then_some(0);
+    pub fn next(&mut self, asked: &Asked, destination: u64, now: Instant) -> Option<usize> {
+        if let [standing] = &self.standings[..] {
+            return (!asked.has_passed(standing)).then_some(0);
         }
         self.among_the_well(asked, destination, now)
             .or_else(|| self.among(asked, destination, |standing| standing.state(now).0 != State::Down))
@@ -67,32 +87,39 @@ impl Choice {
     }
 
     /// Say whether another could be asked beside one that takes long.
-    pub fn has_another(&self, asked: Asked, now: Instant) -> bool {
-        let waits = |(index, standing): (usize, &Arc<Standing>)| {
-            !asked.has_passed(index) && (!asked.answered || standing.state(now).0 != State::Down)
+    pub fn has_another(&self, asked: &Asked, now: Instant) -> bool {
+        let is_left = |standing: &Arc<Standing>| {
+            !asked.has_passed(standing) && (!asked.answered || standing.state(now).0 != State::Down)
         };
-        self.standings.iter().enumerate().any(waits)
+        self.standings.iter().any(is_left)
     }
 
-    fn among_the_well(&mut self, mut asked: Asked, destination: u64, now: Instant) -> Option<usize> {
+    fn among_the_well(&mut self, asked: &Asked, destination: u64, now: Instant) -> Option<usize> {
+        let mut tried = 0u32; // a bit for each that is on probation for another connect
         loop {
-            let index = self.choose(asked, destination, |standing| standing::share(standing, now))?;
+            let well = |index: usize, standing: &Standing| match tried & (1 << index) {
+                0 if !asked.has_passed(standing) => standing::share(standing, now),
+                _ => 0,
+            };
+            let index = self.choose(destination, well)?;
             let standing = &self.standings[index];
             if standing.state(now).0 != State::Probation || standing.may_try(now) {
                 return Some(index);
             }
-            asked.pass(index);
+            tried |= 1 << index;
         }
     }
 
-    fn among(&mut self, asked: Asked, destination: u64, may: impl Fn(&Standing) -> bool) -> Option<usize> {
-        self.choose(asked, destination, |standing| if may(standing) { WHOLE } else { 0 })
+    fn among(&mut self, asked: &Asked, destination: u64, may: impl Fn(&Standing) -> bool) -> Option<usize> {
+        self.choose(destination, |_, standing| {
+            if may(standing) && !asked.has_passed(standing) { WHOLE } else { 0 }
+        })
     }
 
-    fn choose(&mut self, asked: Asked, destination: u64, share: impl Fn(&Standing) -> u32) -> Option<usize> {
-        let candidates = self.standings.iter().enumerate().map(|(index, standing)| Candidate {
+    fn choose(&mut self, destination: u64, share: impl Fn(usize, &Standing) -> u32) -> Option<usize> {
+        let candidates = self.standings.iter().take(MOST).enumerate().map(|(index, standing)| Candidate {
             key: standing.key,
-            share: if asked.has_passed(index) { 0 } else { share(standing) },
+            share: share(index, standing),
             open: standing.tally.flows_now.get(),
         });
         self.candidates.clear();
@@ -123,8 +150,8 @@ mod tests {
     /// Ask one after the other, each in vain.
     fn all(choice: &mut Choice, mut asked: Asked, now: Instant) -> Vec<usize> {
         let mut found = Vec::new();
-        while let Some(index) = choice.next(asked, 7, now) {
-            asked.pass(index);
+        while let Some(index) = choice.next(&asked, 7, now) {
+            asked.pass(choice.standings()[index].address);
             found.push(index);
         }
         found
@@ -144,12 +171,12 @@ mod tests {
         let mut choice = three(Balance::Order);
         learn(&choice, 0, Event::Unreachable, 1);
         let mut asked = Asked::default();
-        asked.pass(1);
+        asked.pass(choice.standings()[1].address);
         asked.answered();
-        assert!(choice.has_another(asked, at(2)));
-        assert_eq!(all(&mut choice, asked, at(2)), [2]);
-        asked.pass(2);
-        assert!(!choice.has_another(asked, at(2)));
+        assert!(choice.has_another(&asked, at(2)));
+        assert_eq!(all(&mut choice, asked.clone(), at(2)), [2]);
+        asked.pass(choice.standings()[2].address);
+        assert!(!choice.has_another(&asked, at(2)));
     }
 
     #[test]
@@ -168,19 +195,28 @@ mod tests {
         let mut choice = three(Balance::Order);
         learn(&choice, 0, Event::Unreachable, 1);
         learn(&choice, 0, Event::Reached, 1000);
-        let first: Vec<_> = (0..5).map(|_| choice.next(Asked::default(), 7, at(1001)).unwrap()).collect();
+        let first: Vec<_> = (0..5).map(|_| choice.next(&Asked::default(), 7, at(1001)).unwrap()).collect();
         assert_eq!(first, [0, 1, 1, 1, 1]);
         learn(&choice, 0, Event::Answered, 1002);
         let half = at(1002 + 15_000);
-        let shared: Vec<_> = (0..6).map(|_| choice.next(Asked::default(), 7, half).unwrap()).collect();
+        let shared: Vec<_> = (0..6).map(|_| choice.next(&Asked::default(), 7, half).unwrap()).collect();
         assert_eq!(shared.iter().filter(|index| **index == 0).count(), 3, "{shared:?}");
+    }
+
+    #[test]
+    fn host_is_one_destination_whatever_its_port_and_its_letters() {
+        let choice = three(Balance::Destination);
+        let of = |host, port| choice.destination(&Target::parse(host, port).unwrap());
+        assert_eq!(of("a.example", 80), of("A.Example", 443));
+        assert_eq!(of("192.0.2.9", 80), of("192.0.2.9", 443));
+        assert_ne!(of("a.example", 80), of("b.example", 80));
     }
 
     #[test]
     fn least_connections_counts_those_of_all_threads() {
         let mut choice = three(Balance::LeastConnections);
         let used: Vec<_> = [0, 2].map(|index| standing::Use::begin(&choice.standings()[index], at(0))).into();
-        assert_eq!(choice.next(Asked::default(), 7, at(0)), Some(1));
+        assert_eq!(choice.next(&Asked::default(), 7, at(0)), Some(1));
         drop(used);
     }
 

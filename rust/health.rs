@@ -50,6 +50,19 @@ pub enum State {
     SlowStart,
 }
 
+impl State {
+    /// Give the word that people read.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Up => "up",
+            State::Suspected => "suspected",
+            State::Down => "down",
+            State::Probation => "probation",
+            State::SlowStart => "slow start",
+        }
+    }
+}
+
 /// What is learnt about a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {

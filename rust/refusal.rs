@@ -7,6 +7,9 @@ use crate::health::Event;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
 
+/// What a proxy has not done in time that takes no connection; all other time-outs are of one that does.
+pub const ACCEPT: &str = "did not accept a connection";
+
 /// Why no proxy carried a connection.
 #[derive(Debug)]
 pub enum Refusal {
@@ -37,30 +40,31 @@ impl Refusal {
         }
     }
 
-    /// Say whether another proxy might do better.
-    pub fn is_worth_another_proxy(&self) -> bool {
-        !matches!(self, Refusal::Descriptors(_) | Refusal::Memory)
-    }
-
-    /// Say whether it is the proxy itself that is out of order.
-    pub fn is_of_the_proxy(&self) -> bool {
-        matches!(self, Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed)
-    }
-
     /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
     /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
     pub fn goes_on(&self, policy_too: bool) -> bool {
         match self {
             Refusal::Status(500..=599, _) => true,
             Refusal::Status(..) => policy_too,
-            other => other.is_worth_another_proxy(),
+            Refusal::Descriptors(_) | Refusal::Memory => false,
+            Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => true,
         }
+    }
+
+    /// Say whether a proxy has answered.
+    pub fn is_an_answer(&self) -> bool {
+        matches!(self, Refusal::Status(..))
+    }
+
+    /// Say whether the proxy wants other credentials; 401 is what tinyproxy says to wrong ones.
+    pub fn is_of_credentials(&self) -> bool {
+        matches!(self, Refusal::Status(401 | 407, _))
     }
 
     /// Give what it tells about the proxy's health.
     pub fn event(&self) -> Option<Event> {
         match self {
-            Refusal::Unreachable(_) => Some(Event::Unreachable),
+            Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
             Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
             Refusal::Status(..) => Some(Event::Answered),
             Refusal::Descriptors(_) | Refusal::Memory => None,

@@ -34,8 +34,6 @@ pub struct Standing {
     probe: AtomicU64,
     /// When a connect last tried it on probation, and from when on another may.
     trial: AtomicU64,
-    /// How long it took to accept a connection, the last time (microseconds).
-    distance: AtomicU64,
     chance: RandomState,
 }
 
@@ -44,6 +42,20 @@ pub struct Standing {
 pub struct Change {
     pub from: State,
     pub to: State,
+}
+
+impl Change {
+    /// Tell a person, where it is worth telling.
+    pub fn text(self, address: SocketAddr) -> Option<String> {
+        match (self.from, self.to) {
+            (State::Probation, State::Down) => None, // it has never been back
+            (_, State::Down) => Some(format!("the proxy {address} is down: others are asked")),
+            (State::Down | State::Probation, State::SlowStart) => {
+                Some(format!("the proxy {address} is back, and gets its share little by little"))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Standing {
@@ -57,7 +69,6 @@ impl Standing {
             glance: AtomicU64::new(0),
             probe: AtomicU64::new(0),
             trial: AtomicU64::new(0),
-            distance: AtomicU64::new(0),
             chance: RandomState::new(),
             health: Mutex::new(health),
         };
@@ -119,16 +130,6 @@ impl Standing {
         true
     }
 
-    /// Take note of the time that it took to accept a connection.
-    pub fn measured(&self, distance: Duration) {
-        self.distance.store(distance.total_micros(), Ordering::Relaxed);
-    }
-
-    /// Give that time; zero where none is known.
-    pub fn distance(&self) -> Duration {
-        Duration::from_micros(self.distance.load(Ordering::Relaxed))
-    }
-
     fn lock(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,6 +146,8 @@ impl Standing {
 pub struct Use {
     pub standing: Arc<Standing>,
     began: Instant,
+    /// Whether it is a program's, or one that is nobody's.
+    counts: bool,
 }
 
 impl Use {
@@ -152,11 +155,24 @@ impl Use {
     pub fn begin(standing: &Arc<Standing>, now: Instant) -> Use {
         standing.tally.connects.up();
         standing.tally.flows_now.up();
-        Use { standing: Arc::clone(standing), began: now }
+        Use { standing: Arc::clone(standing), began: now, counts: true }
+    }
+
+    /// Begin one that is neither counted nor learnt from.
+    pub fn of_nobody(standing: &Arc<Standing>, now: Instant) -> Use {
+        Use { standing: Arc::clone(standing), began: now, counts: false }
+    }
+
+    /// Say whether it is a program's.
+    pub fn counts(&self) -> bool {
+        self.counts
     }
 
     /// It is open.
     pub fn opened(&self, now: Instant) -> Option<Change> {
+        if !self.counts {
+            return None;
+        }
         self.standing.tally.opened.up();
         self.standing.tally.connect_sum_us.add((now - self.began).total_micros());
         self.standing.learn(Event::Answered, self.began, now)
@@ -164,14 +180,16 @@ impl Use {
 
     /// It was refused.
     pub fn refused(&self, refusal: &Refusal, now: Instant) -> Option<Change> {
+        if !self.counts {
+            return None;
+        }
         self.standing.tally.refused(refusal);
-        let event = refusal.event()?;
-        self.standing.learn(event, self.began, now)
+        self.standing.learn(refusal.event()?, self.began, now)
     }
 
     /// It has waited longer than is usual for a connection.
     pub fn slow(&self, now: Instant) -> Option<Change> {
-        self.standing.learn(Event::Slow, self.began, now)
+        if self.counts { self.standing.learn(Event::Slow, self.began, now) } else { None }
     }
 
     /// Say whether the proxy was found to be down since this began.
@@ -183,7 +201,9 @@ impl Use {
 
 impl Drop for Use {
     fn drop(&mut self) {
-        self.standing.tally.flows_now.down();
+        if self.counts {
+            self.standing.tally.flows_now.down();
+        }
     }
 }
 

@@ -212,7 +212,7 @@ fn stack(
     let mut upstreams = Upstreams::new(proxies, Arc::clone(stats), Arc::clone(notes));
     for _ in 0..warm {
         let upstream = Upstream::dial(upstreams.proxies[0].address).unwrap();
-        upstreams.pool.give(upstream, now);
+        upstreams.pool.give(0, upstream, now);
     }
     let shared = Shared::new(upstreams, MEMORY).unwrap();
     Stack::new(Device::new(queue, Arc::clone(stats)), shared, seed, now)
