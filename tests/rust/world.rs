@@ -11,11 +11,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use _tunstack::device::Device;
+use _tunstack::roster::{Policy, Roster};
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
 use _tunstack::upstream::Upstream;
 use _tunstack::upstreams::{Proxy, Upstreams};
+use _tunstack::wishes::Wishes;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
@@ -40,6 +42,7 @@ pub struct World {
     pub notes: Arc<Notes>,
     pub program: Program,
     pub proxies: Vec<TcpListener>,
+    pub roster: Arc<Roster>,
     epoll: Epoll,
 }
 
@@ -56,12 +59,22 @@ impl World {
 
     /// Make a world whose stack begins with the sequence numbers that follow from `seed`.
     pub fn seeded(seed: u64, proxies: Vec<TcpListener>, mtu: usize, wire: Wire) -> World {
+        World::made(seed, proxies, Policy::default(), mtu, wire)
+    }
+
+    /// Make a world with these proxies, among which the stack chooses by `policy`.
+    pub fn choosing(proxies: Vec<TcpListener>, policy: Policy) -> World {
+        World::made(SEED, proxies, policy, 65535, Wire::default())
+    }
+
+    fn made(seed: u64, proxies: Vec<TcpListener>, policy: Policy, mtu: usize, wire: Wire) -> World {
         let (ours, theirs) = packet_pair();
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
         let now = Instant::from_secs(1000);
-        let stack = stack((ours, seed), &proxies, 0, &stats, &notes, now);
+        let roster = Arc::new(roster(&proxies, policy));
+        let stack = stack((ours, seed), &roster, 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
-        World { now, stack, stats, notes, program, proxies, epoll: Epoll::new() }
+        World { now, stack, stats, notes, program, proxies, roster, epoll: Epoll::new() }
     }
 
     pub fn plain() -> World {
@@ -136,7 +149,8 @@ impl World {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
         self.stats = Arc::default();
-        self.stack = stack((queue, SEED), &self.proxies, warm, &self.stats, &self.notes, self.now);
+        self.roster = Arc::new(roster(&self.proxies, Policy::default()));
+        self.stack = stack((queue, SEED), &self.roster, warm, &self.stats, &self.notes, self.now);
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
@@ -199,17 +213,21 @@ impl World {
     }
 }
 
+fn roster(proxies: &[TcpListener], policy: Policy) -> Roster {
+    let proxies = proxies.iter().map(|proxy| Proxy::plain(proxy.local_addr().unwrap())).collect();
+    Roster::new(proxies, policy, Instant::ZERO)
+}
+
 fn stack(
     (queue, seed): (OwnedFd, u64),
-    proxies: &[TcpListener],
+    roster: &Arc<Roster>,
     warm: usize,
     stats: &Arc<Stats>,
     notes: &Arc<Notes>,
     now: Instant,
 ) -> Stack {
-    let address = |proxy: &TcpListener| Proxy::plain(proxy.local_addr().unwrap());
-    let proxies = proxies.iter().map(address).collect();
-    let mut upstreams = Upstreams::new(proxies, Arc::clone(stats), Arc::clone(notes));
+    let counted = (Arc::clone(stats), Arc::clone(notes));
+    let mut upstreams = Upstreams::of(Arc::clone(roster), 0, Wishes::default(), counted);
     for _ in 0..warm {
         let upstream = Upstream::dial(upstreams.proxies[0].address).unwrap();
         upstreams.pool.give(0, upstream, now);
