@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from proxyvpn import control, plan, renewal, report, resolvers, restarts, trial
+from proxyvpn import briefing, control, plan, renewal, report, resolvers, restarts, trial
 from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
 from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable, ProxyvpnError, RolledBack
-from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Start, Update, Upstream
+from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Update
 from proxyvpn.options import Options
 from proxyvpn.plan import Tunnel
 from proxyvpn.reach import Interrupted, Place
@@ -176,10 +176,10 @@ class Life:
             raise
 
     def _prepare_worker(self) -> None:
-        self._weaker = self._worker.prepare(Start(self._upstreams(), self._world.identity.worker_uid), ())
-
-    def _upstreams(self) -> tuple[Upstream, ...]:
-        return tuple(upstream(place) for place in self._places)
+        files = briefing.files(self._options)
+        uid = self._world.identity.worker_uid
+        start = briefing.start(self._options, self._places, uid, tuple(files))
+        self._weaker = self._worker.prepare(start, tuple(files.values()))
 
     def _write_record(self, tunnel: Tunnel) -> None:
         identity = self._world.identity
@@ -380,7 +380,7 @@ class Life:
             self._world.say(f"the proxy's name has moved: now also at {', '.join(fresh)}")
         self._update()
         try:
-            self._worker.replace(self._upstreams())
+            self._worker.replace(briefing.upstreams(self._options, self._places))
         except ProxyvpnError as error:  # a new worker will be told; that the old one is gone shows by itself
             self._world.say(error.what)
 
@@ -444,12 +444,6 @@ class Life:
         except ProxyvpnError as again:
             raise ProxyvpnError(error.what, again.what, "run `proxyvpn teardown` to clean up") from again
         return Closed(reclaimed.removed, reclaimed.left)
-
-
-def upstream(place: Place) -> Upstream:
-    """Give the proxy at one of its addresses as the worker is told it."""
-    proxy = place.proxy
-    return Upstream(place.endpoint, proxy.host, user=proxy.user or "", password=proxy.password.encode())
 
 
 def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:
