@@ -161,8 +161,7 @@ mod tests {
         counts
     }
 
-    const ALL: [Balance; 4] =
-        [Balance::Order, Balance::RoundRobin, Balance::LeastConnections, Balance::Destination];
+    const ALL: [Balance; 4] = [Balance::Order, Balance::RoundRobin, Balance::LeastConnections, Balance::Destination];
 
     #[test]
     fn order_keeps_to_the_first_that_is_well() {

@@ -111,9 +111,7 @@ impl Choice {
     }
 
     fn among(&mut self, asked: &Asked, destination: u64, may: impl Fn(&Standing) -> bool) -> Option<usize> {
-        self.choose(destination, |_, standing| {
-            if may(standing) && !asked.has_passed(standing) { WHOLE } else { 0 }
-        })
+        self.choose(destination, |_, standing| if may(standing) && !asked.has_passed(standing) { WHOLE } else { 0 })
     }
 
     fn choose(&mut self, destination: u64, share: impl Fn(usize, &Standing) -> u32) -> Option<usize> {

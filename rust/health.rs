@@ -195,8 +195,7 @@ mod tests {
     use proptest::prelude::*;
 
     const STATES: [S; 5] = [S::Up, S::Suspected, S::Down, S::Probation, S::SlowStart];
-    const EVENTS: [E; 7] =
-        [E::Answered, E::Slow, E::Unreachable, E::Faulty, E::Reached, E::Proven, E::Missed];
+    const EVENTS: [E; 7] = [E::Answered, E::Slow, E::Unreachable, E::Faulty, E::Reached, E::Proven, E::Missed];
 
     /// The states that follow `event`, one for each of STATES.
     fn row(event: E, last: bool, expected: [Option<S>; 5]) {

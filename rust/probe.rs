@@ -55,14 +55,13 @@ impl Probe {
                 Ok(false) => None,
                 Err(_) => Some(Event::Missed),
             },
-            Way::Ask(approach) => match approach.take_refusal().map_or_else(
-                || approach.serve(now, upstreams),
-                Progress::Refused,
-            ) {
-                Progress::Waiting(_) => None,
-                Progress::Granted(_) => Some(Event::Proven),
-                Progress::Refused(_) => Some(Event::Missed),
-            },
+            Way::Ask(approach) => {
+                match approach.take_refusal().map_or_else(|| approach.serve(now, upstreams), Progress::Refused) {
+                    Progress::Waiting(_) => None,
+                    Progress::Granted(_) => Some(Event::Proven),
+                    Progress::Refused(_) => Some(Event::Missed),
+                }
+            }
         }
     }
 }

@@ -90,7 +90,8 @@ mod tests {
             tally.refused(&refusal);
         }
         let found: Vec<_> = tally.snapshot().into_iter().filter(|(_, value)| *value > 0).collect();
-        let expected = [("closed", 1), ("refused_407", 1), ("refused_4xx", 2), ("refused_5xx", 1), ("refused_other", 1)];
+        let expected =
+            [("closed", 1), ("refused_407", 1), ("refused_4xx", 2), ("refused_5xx", 1), ("refused_other", 1)];
         assert_eq!(found, expected);
     }
 

@@ -1,4 +1,4 @@
-"""Pure: what was typed about several proxies -> Balancing: who is asked first, how health is checked, who is asked next.
+"""Pure: what was typed about several proxies -> Balancing: who is asked first and next, and how health is checked.
 
 What these mean is decided by the data plane: rust/balance.rs, rust/health.rs and rust/refusal.rs.
 """
@@ -30,6 +30,10 @@ class Balancing:
             raise UsageError(f"--balance {self.way[:20]!r} is not known", "", f"it is one of {', '.join(WAYS)}")
         if bool(self.check_host) != (0 < self.check_port < 65536):
             raise UsageError("a health check needs a host and a port from 1 to 65535")
+
+
+PLAIN: Final = Balancing()
+"""What it is where nothing was typed."""
 
 
 def read(way: str | None, check: str | None, on_refusal: bool) -> Balancing:

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from proxyvpn import balancing, proxy, resolvers
-from proxyvpn.balancing import Balancing
+from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
@@ -64,7 +64,7 @@ class Options:
     killswitch: bool = False
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
-    balancing: Balancing = Balancing()
+    balancing: Balancing = PLAIN
     warnings: tuple[str, ...] = ()
 
 

@@ -25,8 +25,8 @@ EVERY: Final = 60.0
 SOON: Final = 2.0
 """Seconds between two looks when connects fail."""
 KEEP: Final = 600.0
-_UNREACHED: Final = ("refused_unreachable", "refused_timeout")
-"""Counters of the worker that grow when no proxy can be reached."""
+_UNREACHED: Final = ("refused_unreachable", "refused_timeout", "proxies_lost")
+"""Counters of the worker that grow when a proxy cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,10 @@ def test_check_is_a_host_and_a_port(text: str, host: str, port: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "example.com", ":443", "example.com:", "example.com:0", "example.com:65536", "a b:1", "2001:db8::7:443"]
-    + ["[::1:443", "x://example.com:443", "256.1.1.1:80", "example.com:443\r\nX:1", "é:1", "a:" + "9" * 5000],
+    [
+        *("", "example.com", ":443", "example.com:", "example.com:0", "example.com:65536", "a b:1", "2001:db8::7:443"),
+        *("[::1:443", "x://example.com:443", "256.1.1.1:80", "example.com:443\r\nX:1", "é:1", "a:" + "9" * 5000),
+    ],
 )
 def test_what_is_no_host_and_port_is_refused_in_words(text: str) -> None:
     with pytest.raises(UsageError, match="--health-check") as caught:
