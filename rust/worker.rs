@@ -135,7 +135,7 @@ pub fn try_proxies(
     upstreams.wishes = wishes;
     let mut outcomes = Vec::new();
     for (index, proxy) in proxies.iter().enumerate() {
-        upstreams.proxies = vec![proxy.clone()];
+        upstreams.only(proxy.clone());
         let target = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
         let Some(outcome) = try_one(&mut upstreams, &target, &epoll, bell, &told)? else { break };
         let outcome = match outcome {
