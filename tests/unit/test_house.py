@@ -20,6 +20,7 @@ PURE = (
     *("restarts.py", "figures.py", "schemes.py"),
     *("places.py", "stamp.py", "setup/contents.py", "setup/units.py", "setup/check.py"),
     *("messages.py", "mark.py", "errors.py"),
+    *("config/keys.py", "config/merge.py", "config/show.py"),
 )
 
 
@@ -57,7 +58,10 @@ def test_pure_files_exist() -> None:
         ("click", {"cli.py"}),
         ("nftables", {"firewall/nft.py"}),
         ("spnego", {"tokens.py"}),
-        ("subprocess", {"children.py", "way.py", "firewall/nft.py", "firewall/iptables.py", "setup/programs.py"}),
+        (
+            "subprocess",
+            {"children.py", "way.py", "password.py", "firewall/nft.py", "firewall/iptables.py", "setup/programs.py"},
+        ),
     ],
 )
 def test_foreign_things_come_in_by_one_door(library: str, doors: set[str]) -> None:
