@@ -238,7 +238,12 @@ impl Attempt {
                 self.status = (401, reason);
                 Ok(Heard::Step(self.exchange.refused(&mut self.login.memory(), now)))
             }
-            Verdict::Refused { status, reason, .. } => Err(Refusal::Status(status, reason)),
+            Verdict::Refused { status, reason, .. } => {
+                if !matches!(status, 400 | 401 | 408 | 431) {
+                    self.exchange.accepted(&self.reply.fields(), &mut self.login.memory());
+                }
+                Err(Refusal::Status(status, reason))
+            }
             Verdict::Bad(why) => Err(Refusal::Garbage(why)),
         }
     }

@@ -168,6 +168,18 @@ fn status_401_is_a_wrong_password_where_one_was_shown() {
 }
 
 #[test]
+fn credentials_that_lead_to_another_refusal_were_right() {
+    let (mut world, handle, mut stream) = begun(means());
+    write!(stream, "{HEAD}Content-Length: 0\r\n\r\n").unwrap();
+    world.next_request(&stream);
+    stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").unwrap();
+    world.closed(handle);
+    world.connect(TARGET, 40001);
+    let (_, request) = world.request(0);
+    assert!(request.contains(BASIC), "{request}");
+}
+
+#[test]
 fn proxy_that_cannot_be_satisfied_is_said_to_offer_what_it_does() {
     let (mut world, handle, mut stream) = begun(Means::default());
     stream.write_all(b"HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM, Basic realm=x\r\n\r\n").unwrap();
