@@ -1,14 +1,18 @@
 //! proxyvpn's data plane: TUN packets in, HTTP CONNECT out. This file is the door to Python, and only that: the only
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
+pub mod addresses;
 pub mod attempt;
 pub mod connect;
 pub mod counted;
 pub mod device;
+pub mod dns;
 pub mod error;
 pub mod flow;
 pub mod latency;
 pub mod link;
+pub mod names;
+pub mod names_file;
 pub mod packet;
 pub mod phase;
 pub mod pool;
