@@ -3,12 +3,14 @@
 
 pub mod addresses;
 pub mod attempt;
+pub mod cache;
 pub mod connect;
 pub mod counted;
 pub mod device;
 pub mod dns;
 pub mod error;
 pub mod flow;
+pub mod framing;
 pub mod latency;
 pub mod link;
 pub mod names;
@@ -18,6 +20,7 @@ pub mod phase;
 pub mod pool;
 pub mod refusal;
 pub mod relay;
+pub mod reply;
 pub mod rings;
 pub mod sandbox;
 pub mod shared;
