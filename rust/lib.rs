@@ -13,6 +13,7 @@ pub mod flow;
 pub mod framing;
 pub mod latency;
 pub mod link;
+pub mod lookups;
 pub mod names;
 pub mod names_file;
 pub mod packet;
