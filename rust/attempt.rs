@@ -1,26 +1,24 @@
-//! The way to a 2xx: a SYN that is held back, and one proxy after the other asked for its destination.
+//! What is said to the proxies on the way to a 2xx: the request, and the reading of its reply; one proxy after the other.
 //!
-//! Knows nothing of phases and time; flow.rs does.
+//! Knows nothing of stages and time; approach.rs does.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 
 use smoltcp::time::Instant;
 
 use crate::connect::{self, Connect, Verdict};
 use crate::pool::Pool;
 use crate::refusal::Refusal;
-use crate::shared::Proxy;
+use crate::target::Target;
 use crate::upstream::{Ready, Upstream};
+use crate::upstreams::Proxy;
 
 /// A reply's header mostly fits; more comes in pieces.
 const SCRATCH: usize = 8 * 1024;
 
 /// See the head of this file.
 pub struct Attempt {
-    /// The held packet, as the stack will get it.
-    pub packet: Vec<u8>,
-    target: SocketAddr,
+    pub target: Target,
     /// The proxy tried first, how many were tried, and the one of this attempt.
     first: usize,
     pub tried: usize,
@@ -33,10 +31,9 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Hold `packet`, a SYN to `target`; `first` is the proxy to try first.
-    pub fn new(packet: &[u8], target: SocketAddr, first: usize) -> Attempt {
+    /// Ask for `target`; `first` is the proxy to try first.
+    pub fn new(target: Target, first: usize) -> Attempt {
         Attempt {
-            packet: packet.to_vec(),
             target,
             first,
             tried: 0,
@@ -64,7 +61,7 @@ impl Attempt {
     }
 
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
-        self.request = connect::request(self.target, &proxy.authorization);
+        self.request = connect::request(&self.target, &connect::basic(&proxy.user, &proxy.password));
         (self.sent, self.reply) = (0, Connect::default());
         warm.map_or_else(|| Upstream::dial(proxy.address), Ok).map_err(Refusal::of_dial)
     }

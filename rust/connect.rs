@@ -2,22 +2,21 @@
 //!
 //! RFC 9110 §9.3.6: any 2xx makes the connection a tunnel from the first byte after the header section, whatever
 //! Content-Length or Transfer-Encoding say. §15.2: interim (1xx) replies come before the final one and are skipped.
-//! RFC 9112 §2.2: a lone LF is taken for the end of a line. The target is made of an address and a port that came in
-//! binary in a packet, so nothing can be injected into the request.
+//! RFC 9112 §2.2: a lone LF is taken for the end of a line. A target is an address, or a name of
+//! letters, digits and `-_.` alone, so nothing can be injected into the request.
 
-use std::net::{IpAddr, SocketAddr};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::target::Target;
 
 /// Most bytes of header that a proxy may send, interim replies included.
 pub const MAX_HEADER: usize = 64 * 1024;
 const REASON_MAX: usize = 80;
 
 /// Give the request for a tunnel to `target`; `authorization` is the value of Proxy-Authorization, empty for none.
-pub fn request(target: SocketAddr, authorization: &[u8]) -> Vec<u8> {
-    let authority = match target.ip() {
-        IpAddr::V4(address) => format!("{address}:{}", target.port()),
-        IpAddr::V6(address) => format!("[{address}]:{}", target.port()),
-    };
-    let mut bytes = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
+pub fn request(target: &Target, authorization: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
     if !authorization.is_empty() {
         bytes.extend_from_slice(b"Proxy-Authorization: ");
         bytes.extend_from_slice(authorization);
@@ -25,6 +24,14 @@ pub fn request(target: SocketAddr, authorization: &[u8]) -> Vec<u8> {
     }
     bytes.extend_from_slice(b"\r\n");
     bytes
+}
+
+/// Give the value of Proxy-Authorization for a user and a password (RFC 7617); empty without a user.
+pub fn basic(user: &str, password: &[u8]) -> Vec<u8> {
+    if user.is_empty() {
+        return Vec::new();
+    }
+    format!("Basic {}", STANDARD.encode([user.as_bytes(), b":", password].concat())).into_bytes()
 }
 
 /// What the reply says so far.
@@ -183,17 +190,17 @@ mod tests {
 
     #[test]
     fn request_names_the_target_twice_and_brackets_ipv6() {
-        let target = "[2001:db8::1]:443".parse().unwrap();
+        let target = Target::parse("2001:db8::1", 443).unwrap();
         let expected = b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\r\n";
-        assert_eq!(request(target, b""), expected);
+        assert_eq!(request(&target, b""), expected);
     }
 
     #[test]
     fn request_carries_the_authorization() {
-        let target = "192.0.2.1:22".parse().unwrap();
+        let target = Target::parse("192.0.2.1", 22).unwrap();
         let expected: &[u8] =
             b"CONNECT 192.0.2.1:22 HTTP/1.1\r\nHost: 192.0.2.1:22\r\nProxy-Authorization: Basic YTpi\r\n\r\n";
-        assert_eq!(request(target, b"Basic YTpi"), expected);
+        assert_eq!(request(&target, &basic("a", b"b")), expected);
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub enum Error {
     Memory(io::Error),
     /// A numbered step of the sandbox.
     Sandbox(&'static str, io::Error),
-    /// An upstream address or header value that is not one.
-    Upstream(String),
+    /// A setting that is not one.
+    Setting(String),
 }
 
 impl fmt::Display for Error {
@@ -27,7 +27,7 @@ impl fmt::Display for Error {
             Error::Wait(error) => write!(out, "cannot wait for events: {error}"),
             Error::Memory(error) => write!(out, "no address space for buffers: {error}"),
             Error::Sandbox(step, error) => write!(out, "sandbox: {step}: {error}"),
-            Error::Upstream(text) => write!(out, "{text}"),
+            Error::Setting(text) => write!(out, "{text}"),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
-use crate::attempt::Attempt;
+use crate::approach::{Approach, Granted, Progress, Stage};
 use crate::counted::Counted;
 use crate::link::{Link, Wire};
 use crate::packet::{self, FourTuple, Segment};
@@ -19,11 +19,6 @@ use crate::relay::End;
 use crate::shared::Shared;
 use crate::upstream::{Ready, Upstream};
 
-/// For all connects of one flow together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
-/// From the request to the end of the reply's header.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For each side to take what the other sent before it broke the connection.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to learn that its connect() has succeeded, before a RST of the proxy would make it fail after all.
@@ -45,9 +40,8 @@ pub struct Flow {
     /// From when on a RST may be sent to the program.
     settled: Instant,
     deadline: Option<Instant>,
-    /// Connections to proxies begun so far, and when the last one was.
+    /// Connections to proxies begun so far.
     pub dials: u32,
-    dialled: Instant,
     /// The timer entry now live; kept by the stack.
     pub armed: Option<Instant>,
     /// Whether the stack has this flow on its list; kept by the stack.
@@ -55,7 +49,10 @@ pub struct Flow {
 }
 
 enum Body {
-    Attempt(Box<Attempt>),
+    /// The way to a 2xx, and the held packet, as the stack will get it.
+    Approach(Box<Approach>, Vec<u8>),
+    /// There is a 2xx, and the packet is about to be given to a socket.
+    Held(Vec<u8>),
     Link(Box<Link>),
     Nothing,
 }
@@ -76,7 +73,8 @@ pub enum Served {
 impl Flow {
     /// Begin with a SYN, `packet`: dial the first proxy. None when that was refused, and answered, at once.
     pub fn begin(syn: Segment, packet: &[u8], now: Instant, wire: &mut Wire, shared: &mut Shared) -> Option<Flow> {
-        let attempt = Attempt::new(packet, syn.tuple.destination, shared.preferred_proxy(now));
+        let mut approach = Approach::begin(syn.tuple.destination.into(), now, &mut shared.upstreams);
+        let refused = approach.take_refusal();
         let mut flow = Flow {
             syn,
             begun: now,
@@ -84,17 +82,18 @@ impl Flow {
             counted: Counted::begin(&shared.stats),
             upstream: None,
             ready: Ready::default(),
-            body: Body::Attempt(Box::new(attempt)),
+            body: Body::Approach(Box::new(approach), packet.to_vec()),
             early: Vec::new(),
             settled: now,
             deadline: None,
             dials: 0,
-            dialled: now,
             armed: None,
             listed: false,
         };
-        flow.dial(now, wire, shared);
-        (flow.phase != Phase::Gone).then_some(flow)
+        flow.follow_stage();
+        let Some(refusal) = refused else { return Some(flow) };
+        flow.refuse(&refusal, wire, shared);
+        None
     }
 
     /// Give the connection's ends.
@@ -104,12 +103,23 @@ impl Flow {
 
     /// Give the descriptor to be watched.
     pub fn descriptor(&self) -> Option<RawFd> {
-        self.upstream.as_ref().map(AsRawFd::as_raw_fd)
+        match &self.body {
+            Body::Approach(approach, _) => approach.descriptor(),
+            _ => self.upstream.as_ref().map(AsRawFd::as_raw_fd),
+        }
+    }
+
+    /// Say whether it waits for a grant.
+    pub fn is_wishing(&self) -> bool {
+        matches!(&self.body, Body::Approach(approach, _) if approach.is_wishing())
     }
 
     /// Take note of what the upstream socket is ready for.
     pub fn wake(&mut self, ready: Ready) {
-        self.ready.add(ready);
+        match &mut self.body {
+            Body::Approach(approach, _) => approach.wake(ready),
+            _ => self.ready.add(ready),
+        }
     }
 
     /// Say whether the program has reset the connection. In the handshake smoltcp answers that by listening again.
@@ -142,13 +152,10 @@ impl Flow {
     /// Do all that can be done now.
     pub fn serve(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) -> Served {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.give_up_waiting(now, wire, shared);
+            self.give_up_waiting(shared);
         }
-        if self.phase == Phase::Dialing {
-            self.await_connect(now, wire, shared);
-        }
-        if self.phase == Phase::Asking {
-            self.ask(now, wire, shared);
+        if matches!(self.phase, Phase::Dialing | Phase::Asking) {
+            self.come_closer(now, wire, shared);
         }
         if self.phase == Phase::Granted {
             self.accept(now, wire, shared);
@@ -163,7 +170,7 @@ impl Flow {
 
     /// The program has broken the connection, or given up before it was answered: reset the proxy's side.
     pub fn abandon(&mut self, shared: &mut Shared) {
-        self.upstream.take().into_iter().for_each(Upstream::reset);
+        self.reset_upstream();
         let was_open = self.is_answered();
         let counter = if was_open { &shared.stats.flows_reset_by_client } else { &shared.stats.flows_abandoned };
         counter.up();
@@ -174,15 +181,22 @@ impl Flow {
     /// Reset both ends: the worker stops.
     pub fn cut(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
         match &mut self.body {
-            Body::Attempt(_) => wire.device.answer(&packet::reset_for(&self.syn)),
+            Body::Approach(..) | Body::Held(_) => wire.device.answer(&packet::reset_for(&self.syn)),
             Body::Link(link) => {
                 link.socket().abort();
                 link.egress(now, wire);
             }
             Body::Nothing => {}
         }
-        self.upstream.take().into_iter().for_each(Upstream::reset);
+        self.reset_upstream();
         self.release(shared);
+    }
+
+    fn reset_upstream(&mut self) {
+        self.upstream.take().into_iter().for_each(Upstream::reset);
+        if let Body::Approach(approach, _) = &mut self.body {
+            approach.abandon();
+        }
     }
 
     fn step(&mut self, event: Event) {
@@ -198,103 +212,48 @@ impl Flow {
 
     // The way to a 2xx.
 
-    fn dial(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        let Body::Attempt(attempt) = &mut self.body else { return };
-        let dialled = attempt.dial(&shared.proxies, &mut shared.pool, now);
-        if attempt.warm {
-            shared.stats.pool_hits.up();
-        }
-        self.ask_by(dialled, now, wire, shared);
-    }
-
-    /// Send the request by a new connection, now or when there is one.
-    fn ask_by(&mut self, dialled: Result<Upstream, Refusal>, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        self.ready = Ready::default();
-        match dialled {
-            Ok(upstream) => {
-                self.upstream = Some(upstream);
-                self.dials += 1;
-                self.dialled = now;
-                let share = CONNECT_TIMEOUT / shared.proxies.len() as u32;
-                self.deadline = Some(now + share.max(CONNECT_TIMEOUT_MIN));
-                self.send_request(now, wire, shared);
-            }
-            Err(refusal) => self.fail(&refusal, now, wire, shared),
+    fn come_closer(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
+        let Body::Approach(approach, _) = &mut self.body else { return };
+        let progress = approach.serve(now, &mut shared.upstreams);
+        self.follow_stage();
+        match progress {
+            Progress::Waiting(deadline) => self.deadline = deadline,
+            Progress::Granted(granted) => self.take_over(granted),
+            Progress::Refused(refusal) => self.refuse(&refusal, wire, shared),
         }
     }
 
-    fn await_connect(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        if !self.ready.writable {
-            return;
-        }
-        match self.upstream.as_ref().map(Upstream::outcome) {
-            Some(Ok(())) => self.send_request(now, wire, shared),
-            Some(Err(error)) => self.fail(&Refusal::of_dial(error), now, wire, shared),
-            None => {}
-        }
-    }
-
-    fn send_request(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        let (Body::Attempt(attempt), Some(upstream)) = (&mut self.body, &self.upstream) else { return };
-        match attempt.send(upstream, &mut self.ready) {
-            Ok(true) if self.phase == Phase::Dialing => {
-                if !attempt.warm {
-                    shared.pool.measured(attempt.proxy, now - self.dialled);
-                }
-                self.deadline = Some(now + REPLY_TIMEOUT);
-                self.step(Event::Connected);
-            }
-            Ok(_) => {}
-            Err(refusal) => self.fail(&refusal, now, wire, shared),
-        }
-    }
-
-    fn ask(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        if self.ready.writable && matches!(&self.body, Body::Attempt(attempt) if attempt.is_unsent()) {
-            self.send_request(now, wire, shared);
-        }
-        let (Body::Attempt(attempt), Some(upstream)) = (&mut self.body, &self.upstream) else { return };
-        match attempt.read(upstream, &mut self.ready) {
-            Ok(None) => {}
-            Ok(Some(early)) => {
-                self.early = early;
-                self.deadline = None;
-                self.step(Event::Granted);
-            }
-            Err(refusal) => self.fail(&refusal, now, wire, shared),
-        }
-    }
-
-    fn give_up_waiting(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        self.deadline = None;
-        match self.phase {
-            Phase::Dialing => self.fail(&Refusal::Timeout("did not accept a connection"), now, wire, shared),
-            Phase::Asking => self.fail(&Refusal::Timeout("did not answer"), now, wire, shared),
-            Phase::Severed | Phase::Draining => self.abort(),
-            Phase::Open | Phase::UpstreamDone => self.abandon(shared),
+    /// Be in the phase that the approach has come to.
+    fn follow_stage(&mut self) {
+        let Body::Approach(approach, _) = &self.body else { return };
+        self.dials = approach.dials();
+        match (approach.stage(), self.phase) {
+            (Stage::Asking, Phase::Dialing) => self.step(Event::Connected),
+            (Stage::Dialing, Phase::Asking) => self.step(Event::Retry),
             _ => {}
         }
     }
 
-    /// Go on to the next proxy, or refuse the connection to the program.
-    fn fail(&mut self, refusal: &Refusal, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        let Body::Attempt(attempt) = &mut self.body else { return };
-        if attempt.was_hung_up(refusal) {
-            shared.stats.pool_stale.up();
-            let dialled = attempt.dial_again(&shared.proxies);
-            self.step(Event::Retry);
-            return self.ask_by(dialled, now, wire, shared);
+    fn take_over(&mut self, granted: Granted) {
+        let Body::Approach(_, packet) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
+        (self.upstream, self.ready, self.early) = (Some(granted.upstream), granted.ready, granted.early);
+        self.body = Body::Held(packet);
+        self.deadline = None;
+        self.step(Event::Granted);
+    }
+
+    fn give_up_waiting(&mut self, shared: &mut Shared) {
+        match self.phase {
+            Phase::Dialing | Phase::Asking => return, // the approach knows
+            Phase::Severed | Phase::Draining => self.abort(),
+            Phase::Open | Phase::UpstreamDone => self.abandon(shared),
+            _ => {}
         }
-        let (proxy, tried) = (attempt.proxy, attempt.tried);
-        shared.note_refusal(refusal, self.syn.tuple.destination, proxy, now);
-        if let Some(upstream) = self.upstream.take() {
-            upstream.reset();
-        }
-        if refusal.is_worth_another_proxy() && tried < shared.proxies.len() {
-            shared.stats.proxy_failovers.up();
-            self.step(Event::Retry);
-            return self.dial(now, wire, shared);
-        }
+        self.deadline = None;
+    }
+
+    /// Refuse the connection to the program.
+    fn refuse(&mut self, refusal: &Refusal, wire: &mut Wire, shared: &mut Shared) {
         refusal.counter(&shared.stats).up();
         wire.device.answer(&packet::reset_for(&self.syn));
         self.step(Event::Failed);
@@ -306,13 +265,13 @@ impl Flow {
         if wire.device.is_stuck() {
             return;
         }
-        let Some(slot) = shared.take_slot() else { return self.fail(&Refusal::Memory, now, wire, shared) };
-        let Body::Attempt(attempt) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
+        let Some(slot) = shared.take_slot() else { return self.lack_memory(now, wire, shared) };
+        let Body::Held(packet) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
         let early = std::mem::take(&mut self.early);
         let mut link = Link::listen(self.syn.tuple.destination, slot, &mut shared.rings, early);
-        link.limit_segments(packet::segment_limit(&attempt.packet));
-        wire.device.offer_again(&attempt.packet);
-        link.ingress(attempt.packet.len(), now, wire);
+        link.limit_segments(packet::segment_limit(&packet));
+        wire.device.offer_again(&packet);
+        link.ingress(packet.len(), now, wire);
         let accepted = link.socket().state() == State::SynReceived;
         self.body = Body::Link(Box::new(link));
         if accepted {
@@ -328,6 +287,13 @@ impl Flow {
             self.step(Event::ClientReset);
             self.release(shared);
         }
+    }
+
+    fn lack_memory(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
+        let target = self.syn.tuple.destination.into();
+        shared.upstreams.note_refusal(&Refusal::Memory, &target, 0, now);
+        self.reset_upstream();
+        self.refuse(&Refusal::Memory, wire, shared);
     }
 
     // Bytes.

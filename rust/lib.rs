@@ -2,12 +2,14 @@
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
 pub mod addresses;
+pub mod approach;
 pub mod attempt;
 pub mod cache;
 pub mod connect;
 pub mod counted;
 pub mod device;
 pub mod dns;
+pub mod errand;
 pub mod error;
 pub mod flow;
 pub mod framing;
@@ -24,27 +26,79 @@ pub mod relay;
 pub mod reply;
 pub mod rings;
 pub mod sandbox;
+pub mod settings;
 pub mod shared;
 pub mod spin;
 pub mod stack;
 pub mod stats;
+pub mod target;
 pub mod threads;
 pub mod timer;
+pub mod trial;
 pub mod upstream;
+pub mod upstreams;
+pub mod wishes;
 pub mod worker;
 
 #[cfg(feature = "python")]
 mod python {
-    use std::os::fd::{AsRawFd, RawFd};
+    use std::collections::HashMap;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
     use std::sync::Mutex;
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
-    use pyo3::types::{IntoPyDict, PyDict};
+    use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
     use crate::error::Error;
-    use crate::shared::Proxy;
-    use crate::threads::{Threads, proxy};
+    use crate::settings::{Settings, address, sendable};
+    use crate::target::Target;
+    use crate::threads::Threads;
+    use crate::upstreams::Proxy;
+
+    /// The attributes of a message Start.
+    #[derive(FromPyObject)]
+    struct Start {
+        upstreams: Vec<Upstream>,
+    }
+
+    #[derive(FromPyObject)]
+    struct Upstream {
+        endpoint: Endpoint,
+        name: String,
+        tls: bool,
+        user: String,
+        password: Vec<u8>,
+        schemes: Vec<String>,
+        preemptive: bool,
+    }
+
+    #[derive(FromPyObject)]
+    struct Endpoint {
+        #[pyo3(from_py_with = text)]
+        address: String,
+        port: u16,
+    }
+
+    fn text(value: &Bound<'_, PyAny>) -> PyResult<String> {
+        Ok(value.str()?.to_string())
+    }
+
+    impl Upstream {
+        fn proxy(self) -> Result<Proxy, Error> {
+            sendable("a user", self.user.as_bytes())?;
+            sendable("a password", &self.password)?;
+            Ok(Proxy {
+                address: address(&self.endpoint.address, self.endpoint.port)?,
+                name: self.name,
+                tls: self.tls,
+                user: self.user,
+                password: self.password,
+                schemes: self.schemes,
+                preemptive: self.preemptive,
+            })
+        }
+    }
 
     /// See _tunstack.pyi.
     #[pyclass]
@@ -52,12 +106,35 @@ mod python {
         threads: Mutex<Threads>,
     }
 
+    type Outcome = (usize, &'static str, String);
+    type Wish<'py> = (u64, &'static str, Bound<'py, PyBytes>);
+
     #[pymethods]
     impl Stack {
         #[new]
-        fn new(queues: Vec<RawFd>, upstreams: Vec<(String, u16, Vec<u8>)>) -> PyResult<Stack> {
-            let threads = Threads::start(&queues, &proxies(&upstreams)?).map_err(to_python)?;
+        fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
+            let _ = files;
+            let threads = Settings::of(proxies(start.upstreams)?).and_then(Threads::new).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads) })
+        }
+
+        fn attempt(&self, target: Option<(String, u16)>) -> PyResult<()> {
+            let target = match target {
+                None => None,
+                Some((host, port)) => {
+                    Some(Target::parse(&host, port).ok_or_else(|| PyValueError::new_err("no target"))?)
+                }
+            };
+            self.with(|threads| threads.attempt(target).map_err(to_python))
+        }
+
+        fn tried(&self) -> PyResult<Option<Vec<Outcome>>> {
+            let outcomes = self.with(|threads| Ok(threads.tried()))?;
+            Ok(outcomes.map(|all| all.into_iter().map(|one| (one.proxy, one.kind, one.text)).collect()))
+        }
+
+        fn carry(&self, queues: Vec<RawFd>) -> PyResult<()> {
+            self.with(|threads| threads.carry(&queues).map_err(to_python))
         }
 
         fn fileno(&self) -> PyResult<RawFd> {
@@ -68,12 +145,27 @@ mod python {
             self.with(|threads| threads.notes().map_err(PyRuntimeError::new_err))
         }
 
+        fn wishes<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<Wish<'py>>> {
+            let wishes = self.with(|threads| Ok(threads.wishes(most)))?;
+            Ok(wishes.into_iter().map(|wish| (wish.number, wish.kind, PyBytes::new(py, &wish.content))).collect())
+        }
+
+        fn grant(&self, number: u64, content: Vec<u8>, refusal: String, fd: RawFd) -> PyResult<()> {
+            // SAFETY: the caller gives the descriptor away with this call.
+            let fd = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
+            let grant = if refusal.is_empty() { Ok((content, fd)) } else { Err(refusal) };
+            self.with(|threads| {
+                threads.grant(number, grant);
+                Ok(())
+            })
+        }
+
         fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
             self.with(|threads| threads.stats().snapshot().into_py_dict(py))
         }
 
-        fn replace(&self, upstreams: Vec<(String, u16, Vec<u8>)>) -> PyResult<()> {
-            let successors = proxies(&upstreams)?;
+        fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
+            let successors = proxies(upstreams)?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -97,9 +189,8 @@ mod python {
         }
     }
 
-    fn proxies(upstreams: &[(String, u16, Vec<u8>)]) -> PyResult<Vec<Proxy>> {
-        let made = upstreams.iter().map(|(address, port, authorization)| proxy(address, *port, authorization));
-        made.collect::<Result<_, Error>>().map_err(to_python)
+    fn proxies(upstreams: Vec<Upstream>) -> PyResult<Vec<Proxy>> {
+        upstreams.into_iter().map(Upstream::proxy).collect::<Result<_, Error>>().map_err(to_python)
     }
 
     #[pyfunction]
@@ -109,7 +200,7 @@ mod python {
 
     fn to_python(error: Error) -> PyErr {
         match error {
-            Error::Upstream(text) => PyValueError::new_err(text),
+            Error::Setting(text) => PyValueError::new_err(text),
             other => PyOSError::new_err(other.to_string()),
         }
     }

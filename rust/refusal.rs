@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::stats::{Counter, Stats};
+use crate::target::Target;
 
 /// Why no proxy carried a connection.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ impl Refusal {
     }
 
     /// Tell a person about it.
-    pub fn text(&self, target: SocketAddr, proxy: SocketAddr) -> String {
+    pub fn text(&self, target: &Target, proxy: SocketAddr) -> String {
         match self {
             Refusal::Unreachable(error) => format!("no connection to the proxy {proxy}: {error}"),
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),

@@ -13,6 +13,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
 use crate::device::Device;
+use crate::errand::{self, Errands};
 use crate::flow::{Flow, Served};
 use crate::link::Wire;
 use crate::packet::{self, FourTuple, Peek, Segment, flag};
@@ -32,6 +33,9 @@ pub struct Stack {
     /// Flows to serve when the TUN takes packets again.
     blocked: Vec<u32>,
     timers: Timers,
+    /// Flows that wait for a grant, by index; some may no longer.
+    wishing: Vec<u32>,
+    errands: Errands,
     dials: Vec<(RawFd, u64)>,
     second: Second,
 }
@@ -69,6 +73,8 @@ impl Stack {
             list: Vec::new(),
             blocked: Vec::new(),
             timers: Timers::default(),
+            wishing: Vec::new(),
+            errands: Errands::default(),
             dials: Vec::new(),
             second: Second::default(),
         }
@@ -174,6 +180,9 @@ impl Stack {
 
     /// Take note of what a descriptor is ready for. A token of a flow that has ended is no error.
     pub fn wake(&mut self, token: u64, ready: Ready) {
+        if token & errand::TOKEN != 0 {
+            return self.errands.wake(token, ready);
+        }
         let index = token as u32;
         if let Some(place) = self.flows.get_mut(index as usize)
             && place.turn == (token >> 32) as u32
@@ -181,6 +190,16 @@ impl Stack {
         {
             flow.wake(ready);
             self.enlist(index);
+        }
+    }
+
+    /// The bell has rung: let those who wait for a grant look whether it has come.
+    pub fn take_grants(&mut self) {
+        if self.shared.upstreams.wishes.fetch() {
+            for index in std::mem::take(&mut self.wishing) {
+                self.enlist(index);
+            }
+            self.errands.wake_all();
         }
     }
 
@@ -208,7 +227,15 @@ impl Stack {
             self.serve_one(index, now);
         }
         self.timers.tidy(self.flows.len() - self.free.len(), |at, token| armed(&self.flows, token) == Some(at));
-        self.shared.tend_pool(now);
+        self.run_errands(now);
+        self.shared.upstreams.tend_pool(now);
+    }
+
+    fn run_errands(&mut self, now: Instant) {
+        for errand in self.shared.errands.drain(..) {
+            self.errands.add(errand);
+        }
+        self.errands.serve(now, &mut self.wire, &mut self.shared, &mut self.dials);
     }
 
     fn expire(&mut self, at: Instant, token: u64) {
@@ -235,17 +262,20 @@ impl Stack {
             Served::Blocked => self.blocked.push(index),
             Served::Gone => return self.forget(index),
         }
+        if self.flows[index as usize].flow.as_ref().is_some_and(|flow| flow.is_wishing()) {
+            self.wishing.push(index);
+        }
         self.watch(index, known);
     }
 
     /// Say whether `serve` has something to do already.
     pub fn is_pending(&self) -> bool {
-        !self.list.is_empty()
+        !self.list.is_empty() || self.errands.is_pending() || !self.shared.errands.is_empty()
     }
 
     /// Give the time at which `serve` will have something to do.
     pub fn next_timer(&self) -> Option<Instant> {
-        [self.timers.next(), self.shared.pool.next()].into_iter().flatten().min()
+        [self.timers.next(), self.shared.upstreams.pool.next(), self.errands.next()].into_iter().flatten().min()
     }
 
     /// Reset every connection.
@@ -276,6 +306,11 @@ impl Stack {
         }
         place.turn = place.turn.wrapping_add(1);
         self.free.push(index);
+    }
+
+    /// Take in an errand; it is served in the next round.
+    pub fn add_errand(&mut self, errand: Box<dyn errand::Errand + Send>) {
+        self.errands.add(errand);
     }
 
     /// Give the number of flows, of timers, and of slots in use.

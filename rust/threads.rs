@@ -5,90 +5,134 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::shared::{Proxy, Shared, Successors};
+use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::stack::Stack;
 use crate::stats::{Notes, Stats};
+use crate::target::Target;
+use crate::trial::Outcome;
+use crate::upstreams::{Proxy, Successors, Upstreams};
+use crate::wishes::{self, Grant, Inbox, Outbox, Wish, Wishes};
 use crate::worker::{self, Signal};
 
-/// The threads of one stack.
+/// The threads of one stack: those that carry packets, and the trial, which comes first.
 pub struct Threads {
+    settings: Settings,
     running: Vec<JoinHandle<()>>,
-    stop: Vec<Arc<Signal>>,
+    lines: Vec<Arc<Line>>,
     common: Arc<Common>,
+}
+
+/// How one thread is reached.
+struct Line {
+    stop: Signal,
+    bell: Signal,
+    inbox: Arc<Inbox>,
 }
 
 struct Common {
     stats: Arc<Stats>,
     notes: Arc<Notes>,
     successors: Arc<Successors>,
-    /// Raised when there are notes, or a thread has ended.
+    outbox: Arc<Outbox>,
+    tried: Mutex<Option<Vec<Outcome>>>,
+    /// Raised when there are notes, wishes or outcomes, or a thread has ended.
     signal: Signal,
     ended: AtomicBool,
 }
 
-/// Make a proxy of what Python says. An authorization must not hold a line break: it becomes a header line.
-pub fn proxy(address: &str, port: u16, authorization: &[u8]) -> Result<Proxy, Error> {
-    let ip: IpAddr = address.parse().map_err(|_| Error::Upstream(format!("{address:?} is not an IP address")))?;
-    if port == 0 {
-        return Err(Error::Upstream("a proxy cannot listen on port 0".to_owned()));
-    }
-    if authorization.iter().any(|byte| byte.is_ascii_control()) {
-        return Err(Error::Upstream("an authorization holds a control character".to_owned()));
-    }
-    Ok(Proxy { address: SocketAddr::new(ip, port), authorization: authorization.to_vec() })
-}
-
 impl Threads {
-    /// Start a thread for each of `queues`, which are duplicated.
-    pub fn start(queues: &[RawFd], proxies: &[Proxy]) -> Result<Threads, Error> {
-        if queues.is_empty() || proxies.is_empty() {
-            return Err(Error::Upstream("at least one queue and one proxy are needed".to_owned()));
-        }
+    /// Make ready, without any thread.
+    pub fn new(settings: Settings) -> Result<Threads, Error> {
         let common = Arc::new(Common {
             stats: Arc::default(),
             notes: Arc::default(),
             successors: Arc::default(),
+            outbox: Arc::default(),
+            tried: Mutex::default(),
             signal: Signal::new()?,
             ended: AtomicBool::new(false),
         });
-        let mut threads = Threads { running: Vec::new(), stop: Vec::new(), common };
-        for &queue in queues {
-            threads.start_one(duplicate(queue)?, proxies, memory() / queues.len() as u64)?;
-        }
-        Ok(threads)
+        Ok(Threads { settings, running: Vec::new(), lines: Vec::new(), common })
     }
 
-    fn start_one(&mut self, queue: OwnedFd, proxies: &[Proxy], memory: u64) -> Result<(), Error> {
-        let (common, stop) = (Arc::clone(&self.common), Arc::new(Signal::new()?));
+    /// Start a thread for each of `queues`, which are duplicated.
+    pub fn carry(&mut self, queues: &[RawFd]) -> Result<(), Error> {
+        if queues.is_empty() {
+            return Err(Error::Setting("at least one queue is needed".to_owned()));
+        }
+        for &queue in queues {
+            self.carry_one(duplicate(queue)?, memory() / queues.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    fn carry_one(&mut self, queue: OwnedFd, memory: u64) -> Result<(), Error> {
+        let (line, wishes) = self.new_line()?;
+        let common = Arc::clone(&self.common);
         let device = Device::new(queue, Arc::clone(&common.stats));
-        let mut shared = Shared::new(proxies.to_vec(), memory, Arc::clone(&common.stats), Arc::clone(&common.notes))?;
-        shared.successors = Arc::clone(&common.successors);
+        let proxies = self.settings.proxies.clone();
+        let mut upstreams = Upstreams::new(proxies, Arc::clone(&common.stats), Arc::clone(&common.notes));
+        (upstreams.successors, upstreams.wishes) = (Arc::clone(&common.successors), wishes);
+        let shared = Shared::new(upstreams, memory)?;
         let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), worker::clock());
-        self.stop.push(Arc::clone(&stop));
-        let name = format!("packets-{}", self.running.len());
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let work = || worker::run(&mut stack, &stop, || common.tell());
+        let run = move || {
+            let work = || worker::run(&mut stack, &line.stop, &line.bell, || common.tell());
             let result = catch_unwind(AssertUnwindSafe(work));
             common.end(
                 result
                     .map_err(|_| "a packet thread panicked".to_owned())
                     .and_then(|end| end.map_err(|e| e.to_string())),
             );
-        });
-        self.running.push(thread.map_err(Error::Wait)?);
+        };
+        self.spawn("packets", run)
+    }
+
+    /// Try every proxy, by asking it for `target` (None: for itself); `tried` gives what came of it.
+    pub fn attempt(&mut self, target: Option<Target>) -> Result<(), Error> {
+        let (line, wishes) = self.new_line()?;
+        let (common, proxies) = (Arc::clone(&self.common), self.settings.proxies.clone());
+        let run = move || {
+            let signals = (&line.stop, &line.bell);
+            let work = || worker::try_proxies(&proxies, target, wishes, signals, || common.tell());
+            match catch_unwind(AssertUnwindSafe(work)) {
+                Ok(Ok(outcomes)) => *common.tried() = Some(outcomes),
+                Ok(Err(error)) => return common.end(Err(error.to_string())),
+                Err(_) => return common.end(Err("the thread that tries the proxies panicked".to_owned())),
+            }
+            common.signal.raise();
+        };
+        self.spawn("trial", run)
+    }
+
+    /// Take what came of the trial, once.
+    pub fn tried(&self) -> Option<Vec<Outcome>> {
+        self.common.tried().take()
+    }
+
+    fn new_line(&mut self) -> Result<(Arc<Line>, Wishes), Error> {
+        let line = Arc::new(Line { stop: Signal::new()?, bell: Signal::new()?, inbox: Arc::default() });
+        let number = u8::try_from(self.lines.len()).unwrap_or(u8::MAX); // there are five at most
+        self.lines.push(Arc::clone(&line));
+        let inbox = Arc::clone(&line.inbox);
+        Ok((line, Wishes::new(Arc::clone(&self.common.outbox), inbox, number)))
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let name = format!("{name}-{}", self.running.len());
+        self.running.push(std::thread::Builder::new().name(name).spawn(run).map_err(Error::Wait)?);
         Ok(())
     }
 
-    /// Give the signal that is raised when `notes` has something.
+    /// Give the signal that is raised when `notes`, `wishes` or `tried` has something.
     pub fn signal(&self) -> &Signal {
         &self.common.signal
     }
@@ -98,9 +142,22 @@ impl Threads {
         &self.common.stats
     }
 
-    /// Let flows that begin from now on use `proxies`; those that are open stay where they are.
+    /// Let connections that begin from now on use `proxies`; those that are open stay where they are.
     pub fn replace(&self, proxies: Vec<Proxy>) {
         self.common.successors.announce(proxies);
+    }
+
+    /// Take the oldest wishes, at most `most`.
+    pub fn wishes(&self, most: usize) -> Vec<Wish> {
+        self.common.outbox.take(most)
+    }
+
+    /// Grant a wish, or refuse it. One that nobody has is no error.
+    pub fn grant(&self, number: u64, grant: Grant) {
+        if let Some(line) = self.lines.get(wishes::thread_of(number)) {
+            line.inbox.put(number, grant);
+            line.bell.raise();
+        }
     }
 
     /// Take the notes; an error, once they are taken, when a thread has ended by itself.
@@ -119,7 +176,7 @@ impl Threads {
 
     /// End all threads and wait for them.
     pub fn stop(&mut self) {
-        self.stop.drain(..).for_each(|stop| stop.raise());
+        self.lines.drain(..).for_each(|line| line.stop.raise());
         for thread in self.running.drain(..) {
             let _ = thread.join(); // panics were caught inside
         }
@@ -134,9 +191,13 @@ impl Drop for Threads {
 
 impl Common {
     fn tell(&self) {
-        if self.notes.any() {
+        if self.notes.any() || self.outbox.any() {
             self.signal.raise();
         }
+    }
+
+    fn tried(&self) -> MutexGuard<'_, Option<Vec<Outcome>>> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self, result: Result<(), String>) {

@@ -6,16 +6,21 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time;
 
 use smoltcp::time::Instant;
 
+use crate::approach::{Approach, Progress};
 use crate::error::Error;
+use crate::refusal::Refusal;
 use crate::spin::{LOOK, Spin};
-
 use crate::stack::Stack;
+use crate::target::Target;
+use crate::trial::Outcome;
 use crate::upstream::Ready;
+use crate::upstreams::{Proxy, Upstreams};
+use crate::wishes::Wishes;
 
 /// Packets read before flows are served: enough to gather bytes into few system calls, few enough to be fair.
 const BATCH: usize = 64;
@@ -23,6 +28,7 @@ const EVENTS: usize = 256;
 /// Tokens that no flow has: their place would be number 2^32 - 1.
 const TUN: u64 = u32::MAX as u64;
 const STOP: u64 = TUN + (1 << 32);
+const BELL: u64 = TUN + (2 << 32);
 
 static START: LazyLock<time::Instant> = LazyLock::new(time::Instant::now);
 
@@ -64,10 +70,12 @@ impl AsRawFd for Signal {
     }
 }
 
-/// Carry packets until `stop` is raised. `told` is called after each round, for whoever waits for notes.
-pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Error> {
+/// Carry packets until `stop` is raised; `bell` is when grants have come in. `told` is called after each round, for
+/// whoever waits for notes and wishes.
+pub fn run(stack: &mut Stack, stop: &Signal, bell: &Signal, told: impl Fn()) -> Result<(), Error> {
     let epoll = Epoll::new()?;
     epoll.control(libc::EPOLL_CTL_ADD, stop.as_raw_fd(), libc::EPOLLIN, STOP)?;
+    epoll.control(libc::EPOLL_CTL_ADD, bell.as_raw_fd(), libc::EPOLLIN, BELL)?;
     epoll.control(libc::EPOLL_CTL_ADD, stack.as_raw_fd(), libc::EPOLLIN, TUN)?;
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
     let (mut work, mut was_stuck, mut spin) = (Work::default(), false, Spin::default());
@@ -87,6 +95,10 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
                     return Ok(());
                 }
                 TUN => packets = true,
+                BELL => {
+                    bell.clear();
+                    stack.take_grants();
+                }
                 token => stack.wake(token, readiness(event.events)),
             }
         }
@@ -103,6 +115,78 @@ pub fn run(stack: &mut Stack, stop: &Signal, told: impl Fn()) -> Result<(), Erro
             epoll.control(libc::EPOLL_CTL_MOD, stack.as_raw_fd(), interest, TUN)?;
         }
         told();
+    }
+}
+
+/// Ask each of `proxies` for `target` (None: for itself), one after the other, until one takes it or `stop` is raised.
+pub fn try_proxies(
+    proxies: &[Proxy],
+    target: Option<Target>,
+    wishes: Wishes,
+    (stop, bell): (&Signal, &Signal),
+    told: impl Fn(),
+) -> Result<Vec<Outcome>, Error> {
+    let epoll = Epoll::new()?;
+    epoll.control(libc::EPOLL_CTL_ADD, stop.as_raw_fd(), libc::EPOLLIN, STOP)?;
+    epoll.control(libc::EPOLL_CTL_ADD, bell.as_raw_fd(), libc::EPOLLIN, BELL)?;
+    let mut upstreams = Upstreams::new(Vec::new(), Arc::default(), Arc::default());
+    upstreams.wishes = wishes;
+    let mut outcomes = Vec::new();
+    for (index, proxy) in proxies.iter().enumerate() {
+        upstreams.proxies = vec![proxy.clone()];
+        let target = target.clone().unwrap_or_else(|| proxy.address.into());
+        let Some(outcome) = try_one(&mut upstreams, &target, &epoll, bell, &told)? else { break };
+        let outcome = match outcome {
+            None => Outcome::fine(index),
+            Some(refusal) => Outcome::of(index, &refusal, refusal.text(&target, proxy.address)),
+        };
+        outcomes.push(outcome);
+        if outcomes.last().is_some_and(|last| last.kind == "ok") {
+            break;
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Give the refusal, if there was one; None at all when it was stopped.
+fn try_one(
+    upstreams: &mut Upstreams,
+    target: &Target,
+    epoll: &Epoll,
+    bell: &Signal,
+    told: impl Fn(),
+) -> Result<Option<Option<Refusal>>, Error> {
+    let mut approach = Approach::begin(target.clone(), clock(), upstreams);
+    if let Some(refusal) = approach.take_refusal() {
+        return Ok(Some(Some(refusal)));
+    }
+    let (mut known, mut events) = (0, [libc::epoll_event { events: 0, u64: 0 }; 8]);
+    loop {
+        let until = match approach.serve(clock(), upstreams) {
+            Progress::Granted(_) => return Ok(Some(None)),
+            Progress::Refused(refusal) => return Ok(Some(Some(refusal))),
+            Progress::Waiting(until) => until,
+        };
+        if approach.dials() != known
+            && let Some(fd) = approach.descriptor()
+        {
+            known = approach.dials();
+            epoll.control(libc::EPOLL_CTL_ADD, fd, FLOW_EVENTS, u64::from(known))?;
+        }
+        told();
+        let count = epoll.wait(&mut events, wait_time(until))?;
+        for event in &events[..count] {
+            let token = event.u64;
+            match token {
+                STOP => return Ok(None),
+                BELL => {
+                    bell.clear();
+                    upstreams.wishes.fetch();
+                }
+                _ if token == u64::from(known) => approach.wake(readiness(event.events)),
+                _ => {} // of a connection before
+            }
+        }
     }
 }
 

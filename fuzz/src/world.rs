@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use _tunstack::device::{Device, HEADER};
 use _tunstack::packet::{FourTuple, Peek, peek, unreachable_for};
-use _tunstack::shared::{Proxy, Shared};
+use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
 use _tunstack::upstream::Ready;
+use _tunstack::upstreams::{Proxy, Upstreams};
 use smoltcp::time::{Duration, Instant};
 
 use crate::heap;
@@ -51,10 +52,10 @@ impl World {
     /// Make a world with one or two proxies, before which stands one that nobody reaches where `dead`.
     pub fn new(proxies: usize, dead: bool) -> World {
         let proxies = Proxies::addresses(proxies, dead);
-        let proxies = proxies.into_iter().map(|address| Proxy { address, authorization: Vec::new() }).collect();
+        let proxies = proxies.into_iter().map(Proxy::plain).collect();
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
         let now = Instant::from_secs(1000);
-        let shared = Shared::new(proxies, MEMORY, Arc::clone(&stats), notes).expect("address space");
+        let shared = Shared::new(Upstreams::new(proxies, Arc::clone(&stats), notes), MEMORY).expect("address space");
         let (ours, tun) = packet_pair();
         let stack = Stack::new(Device::new(ours, Arc::clone(&stats)), shared, 7, now);
         // SAFETY: plain system call; the descriptor is new and ours.

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from proxyvpn import control, plan, renewal, report, resolvers, restarts
+from proxyvpn import control, plan, renewal, report, resolvers, restarts, trial
 from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
-from proxyvpn.errors import Exit, MachineLocked, ProxyUnreachable, ProxyvpnError, RolledBack
+from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable, ProxyvpnError, RolledBack
 from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Start, Update, Upstream
 from proxyvpn.options import Options
 from proxyvpn.plan import Tunnel
@@ -34,6 +34,7 @@ from proxyvpn.reach import Interrupted, Place
 from proxyvpn.renewal import Found, Renewal
 from proxyvpn.resolvers import Resolvers
 from proxyvpn.state import VERSION, Record, StateDir
+from proxyvpn.wishes import Wishes
 from proxyvpn.world import World
 
 
@@ -83,6 +84,7 @@ class Life:
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
+        self._wishes = Wishes(world.providers(options))
         self._helper = world.helper()
         self._worker = world.worker()
 
@@ -107,6 +109,7 @@ class Life:
             self._control.close()
         self._worker.end()
         self._helper.end()
+        self._wishes.end()
 
     # Up.
 
@@ -116,13 +119,16 @@ class Life:
         for warning in (*options.warnings, *self._resolvers.warnings):
             world.say(warning)
         self._try_proxies()
+        self._prepare_worker()
+        for line in self._weaker:
+            world.say(f"the worker's sandbox is weaker here: {line}")
+        if trial.is_needed(self._places):
+            trial.run(self._worker, self._wishes, self._places, world.stop)
         tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues)
         self._write_record(tunnel)
         self._check_signals()
         ifname, queues = self._open(tunnel)
-        self._weaker = self._worker.run(self._start_message(), queues)
-        for line in self._weaker:
-            world.say(f"the worker's sandbox is weaker here: {line}")
+        self._worker.carry(queues)
         self._check_signals()
         with self._undone_when_refused():
             steps = self._helper.engage()
@@ -137,19 +143,15 @@ class Life:
     def _try_proxies(self) -> None:
         """Find the proxies and try one, while the children start; look what an earlier tunnel left."""
         world = self._world
-        reached = None
         try:
             self._places = world.resolve(self._options, world.stop)
-            reached = world.attempt(self._places, world.stop)
+            world.attempt(self._places, world.stop)
             left = self._helper.status()
         except ProxyvpnError as error:
             if isinstance(error, ProxyUnreachable) and self._helper.status().locked:
                 advice = "a killswitch left behind may be in the way: `proxyvpn teardown` opens it"
                 raise ProxyUnreachable(error.what, error.why, advice) from error
             raise
-        finally:
-            if reached is not None:
-                world.finish(reached, world.stop)
         self._was_locked = left.locked
         if left.locked:
             going_on = (
@@ -173,9 +175,11 @@ class Life:
             self._phase = Phase.FRESH
             raise
 
-    def _start_message(self) -> Start:
-        upstreams = tuple(Upstream(place.endpoint, place.proxy.authorization) for place in self._places)
-        return Start(upstreams, self._world.identity.worker_uid)
+    def _prepare_worker(self) -> None:
+        self._weaker = self._worker.prepare(Start(self._upstreams(), self._world.identity.worker_uid), ())
+
+    def _upstreams(self) -> tuple[Upstream, ...]:
+        return tuple(upstream(place) for place in self._places)
 
     def _write_record(self, tunnel: Tunnel) -> None:
         identity = self._world.identity
@@ -230,11 +234,12 @@ class Life:
             if self._helper.fileno() in ready:
                 raise ChildGone("the helper process has ended", "", "its last lines above may say why")
             if self._worker.fileno() in ready:
-                self._replace_worker()
+                self._hear_worker()
             if self._renewal.fileno() in ready:
                 self._follow_proxies()
             if self._confirming.fileno() in ready and self._confirming.read():
                 self._world.say("confirmed: the tunnel stays up")
+            self._grant_wishes()
             for client, question in self._control.questions(ready):
                 if isinstance(question, Down):
                     self._asked_to_end = client
@@ -250,12 +255,30 @@ class Life:
                 self._renewal.begin(time.monotonic(), self._counters()[0])
                 look = time.monotonic() + self._world.look_every
 
+    def _hear_worker(self) -> None:
+        """Begin with what it wishes for; replace it when it has ended."""
+        try:
+            self._begin_wishes(readable=True)
+        except (ChildGone, ProtocolError):
+            self._replace_worker()
+
+    def _begin_wishes(self, readable: bool) -> None:
+        for wish in self._worker.hear(readable)[0]:
+            self._wishes.begin(wish)
+
+    def _grant_wishes(self) -> None:
+        """Tell the worker what has been granted; one that cannot be told has ended, which shows by itself."""
+        self._begin_wishes(readable=False)  # those that came beside an answer
+        for grant, fds in self._wishes.take():
+            with contextlib.suppress(ChildGone):
+                self._worker.grant(grant, fds)
+
     def _wait(self, look: float) -> set[int]:
         """Give the descriptors that are ready, at the latest when it is time to look around."""
         assert self._control is not None and self._renewal is not None  # noqa: S101
         poll = select.poll()
         children = self._helper.fileno(), self._worker.fileno()
-        others = self._renewal.fileno(), self._confirming.fileno(), *self._control.filenos()
+        others = self._renewal.fileno(), self._confirming.fileno(), *self._control.filenos(), *self._wishes.filenos()
         for fd in (self._world.stop, *children, *others):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
@@ -311,14 +334,22 @@ class Life:
             ending = restarts.ending(self._worker.end())
             self._restarts.died(time.monotonic(), ending)
             self._world.say(f"the worker process ended {ending}; starting a new one (open connections are reset)")
+            self._wishes.forget()
             self._worker = self._world.worker()
+            if not self._could(self._prepare_worker):
+                continue
             queues = self._helper.attach()
-            try:
-                self._weaker = self._worker.run(self._start_message(), queues)
-            except ProxyvpnError as error:
-                self._world.say(" ".join(f"{error.what} {error.why}".split()))
-            else:
+            if self._could(partial(self._worker.carry, queues)):
                 return
+
+    def _could(self, act: Callable[[], None]) -> bool:
+        """Let the new worker do something; say why it could not."""
+        try:
+            act()
+        except ProxyvpnError as error:
+            self._world.say(" ".join(f"{error.what} {error.why}".split()))
+            return False
+        return True
 
     def _follow_resolvers(self) -> None:
         """Let the resolvers of a changed resolv.conf through, too."""
@@ -349,7 +380,7 @@ class Life:
             self._world.say(f"the proxy's name has moved: now also at {', '.join(fresh)}")
         self._update()
         try:
-            self._worker.replace(self._start_message().upstreams)
+            self._worker.replace(self._upstreams())
         except ProxyvpnError as error:  # a new worker will be told; that the old one is gone shows by itself
             self._world.say(error.what)
 
@@ -413,6 +444,12 @@ class Life:
         except ProxyvpnError as again:
             raise ProxyvpnError(error.what, again.what, "run `proxyvpn teardown` to clean up") from again
         return Closed(reclaimed.removed, reclaimed.left)
+
+
+def upstream(place: Place) -> Upstream:
+    """Give the proxy at one of its addresses as the worker is told it."""
+    proxy = place.proxy
+    return Upstream(place.endpoint, proxy.host, user=proxy.user or "", password=proxy.password.encode())
 
 
 def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:

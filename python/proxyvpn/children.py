@@ -20,12 +20,15 @@ from proxyvpn.messages import (
     VERSION,
     Attach,
     Attached,
+    Carry,
+    Carrying,
     Close,
     Closed,
     Count,
     Counters,
     Engage,
     Engaged,
+    Grant,
     Message,
     Open,
     Opened,
@@ -38,9 +41,12 @@ from proxyvpn.messages import (
     Started,
     State,
     Status,
+    Tried,
+    Try,
     Update,
     Updated,
     Upstream,
+    Wish,
 )
 from proxyvpn.plan import Tunnel
 from proxyvpn.way import Process
@@ -77,7 +83,7 @@ class Child:
         return self._process.pid
 
     def fileno(self) -> int:
-        """Give the descriptor that becomes readable when the child ends (children never speak unasked)."""
+        """Give the descriptor that becomes readable when the child ends, or, if it is the worker, speaks unasked."""
         return self._channel.fileno()
 
     def end(self) -> int | None:
@@ -105,6 +111,8 @@ class Child:
     def take(self, wanted: type[Answer], limit: float = LIMIT) -> tuple[Answer, tuple[int, ...]]:
         """Wait for the answer of type `wanted`. Raises what the child refused with, ChildGone, ProtocolError."""
         received = self._receive(limit)
+        while self._is_unasked(received.message, received.fds):
+            received = self._receive(limit)
         message = received.message
         if isinstance(message, wanted):
             return message, received.fds
@@ -119,6 +127,10 @@ class Child:
         answer, fds = self.take(wanted, limit)
         close_all(fds)
         return answer
+
+    def _is_unasked(self, message: Message, fds: tuple[int, ...]) -> bool:  # noqa: ARG002 - the worker's does
+        """Say whether this is no answer; keep it then."""
+        return False
 
     def _last_word(self) -> ProxyvpnError | None:
         """Give the refusal that a child sent unasked before it ended: it could not even get ready."""
@@ -205,17 +217,58 @@ class Worker(Child):
 
     name = "worker"
 
+    def __init__(self, channel: Channel, process: Process) -> None:
+        super().__init__(channel, process)
+        self._wishes: list[Wish] = []
+
     @classmethod
     def start(cls, environ: Mapping[str, str] = os.environ) -> Worker:
         return cls(*way.spawn([sys.executable, "-I", "-m", "proxyvpn.worker"], environ))
 
-    def run(self, start: Start, queues: tuple[int, ...]) -> tuple[str, ...]:
-        """Hand over the TUN queues (they are closed here); give what could not be sandboxed."""
+    def prepare(self, start: Start, files: tuple[int, ...]) -> tuple[str, ...]:
+        """Let it make ready with `files` (they are closed here); give what could not be sandboxed."""
         try:
-            self.send(start, queues)
+            self.send(start, files)
+        finally:
+            close_all(files)
+        return self.take(Started)[0].sandbox
+
+    def carry(self, queues: tuple[int, ...]) -> None:
+        """Hand over the TUN queues (they are closed here)."""
+        try:
+            self.send(Carry(), queues)
         finally:
             close_all(queues)
-        return self.take(Started)[0].sandbox
+        self.take(Carrying)
+
+    def begin_trial(self, attempt: Try) -> None:
+        """Let it try the proxies; hear() gives what came of it."""
+        self.send(attempt)
+
+    def hear(self, readable: bool = True) -> tuple[tuple[Wish, ...], Tried | None]:
+        """Give what it has said unasked. Raises ChildGone when it has ended, ProtocolError."""
+        tried = None
+        if readable:
+            received = self._receive(LIMIT)
+            if not self._is_unasked(received.message, received.fds):
+                close_all(received.fds)
+                raise ProtocolError(f"the worker process said {type(received.message).__name__} unasked")
+            tried = received.message if isinstance(received.message, Tried) else None
+        wishes, self._wishes = tuple(self._wishes), []
+        return wishes, tried
+
+    def grant(self, grant: Grant, fds: tuple[int, ...]) -> None:
+        """Tell it what became of a wish (`fds` are closed here)."""
+        try:
+            self.send(grant, fds)
+        finally:
+            close_all(fds)
+
+    def _is_unasked(self, message: Message, fds: tuple[int, ...]) -> bool:
+        if isinstance(message, Wish) and not fds:
+            self._wishes.append(message)
+            return True
+        return isinstance(message, Tried)  # of a trial that nobody waits for any more
 
     def replace(self, upstreams: tuple[Upstream, ...]) -> None:
         """Let connections that begin from now on use other proxies."""

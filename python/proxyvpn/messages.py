@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
@@ -137,28 +137,87 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A proxy as the worker needs it: where it listens, and the value of Proxy-Authorization (empty: none)."""
+    """A proxy as the worker needs it: where it listens, and what it is told. `name` is the host of its URL; `schemes`
+    are those of authentication that the user gave means for, none: all that `user` and `password` suffice for.
+    """
 
     endpoint: Endpoint
-    authorization: bytes
-
-    def __repr__(self) -> str:
-        return f"Upstream({self.endpoint!r}, authorization={'***' if self.authorization else 'none'})"
+    name: str
+    tls: bool = False
+    user: str = ""
+    password: bytes = field(default=b"", repr=False)
+    schemes: tuple[str, ...] = ()
+    preemptive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Carry packets of the TUN queues that come with this message. `uid` 0 means: stay who you are."""
+    """Give up everything and make ready. `uid` 0 means: stay who you are. A descriptor comes with this message for each
+    of `files`, in this order.
+    """
 
     upstreams: tuple[Upstream, ...]
     uid: int
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The loop runs. `sandbox` lists what this kernel could not enforce."""
+    """It is ready. `sandbox` lists what this kernel could not enforce."""
 
     sandbox: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Ask each proxy for a tunnel to this host and port (none: to itself), until one can be spoken to."""
+
+    host: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of asking upstream number `proxy`: `ok`, or the kind of its refusal, and words for a person."""
+
+    proxy: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of Try, in order; the last one is `ok` if any is."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Carry packets of the TUN queues that come with this message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carrying:
+    """The packet threads run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The worker, unasked, wants something from outside its sandbox."""
+
+    number: int
+    kind: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What became of the wish with this number; `refusal`, if not empty, says why nothing. May bring a descriptor."""
+
+    number: int
+    content: bytes = field(default=b"", repr=False)
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +287,8 @@ class Confirmed:
 
 Message = (
     Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Status | State | Close | Closed | Reclaim
-    | Reclaimed | Refused | Start | Started | Replace | Replaced | Count | Counters | Ask | Report | Down
-    | Confirm | Confirmed
+    | Reclaimed | Refused | Start | Started | Try | Tried | Carry | Carrying | Wish | Grant | Replace | Replaced | Count
+    | Counters | Ask | Report | Down | Confirm | Confirmed
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -2,14 +2,13 @@
 
     [http://][user[:password]@]host[:port][/]
 
-User and password are percent-encoded (RFC 3986 §3.2.1) and become a Basic credential (RFC 7617, UTF-8). An error never
+User and password are percent-encoded (RFC 3986 §3.2.1) and become credentials (UTF-8). An error never
 quotes what stands before the last `@`, nor a port that is not a number: both may be somebody's password. Opens nothing;
 `refuse_address` is for the addresses that a name turned out to have.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -34,13 +33,6 @@ class Proxy:
     port: int
     user: str | None = None
     password: str = field(default="")
-
-    @property
-    def authorization(self) -> bytes:
-        """The value of Proxy-Authorization, empty without credentials."""
-        if self.user is None:
-            return b""
-        return b"Basic " + base64.b64encode(f"{self.user}:{self.password}".encode())
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import re
 import select
 import socket
 import threading
@@ -17,15 +16,13 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from proxyvpn.errors import CredentialsRefused, ProxyUnreachable, ProxyvpnError
+from proxyvpn.errors import ProxyUnreachable, ProxyvpnError
 from proxyvpn.plan import Endpoint, IPAddress
 from proxyvpn.proxy import Proxy, on_this_machine, refuse_address
 from proxyvpn.tunnel import MOST_PROXIES
 
 LIMIT: Final = 10.0
 """Seconds for all names, and for all attempts to connect."""
-REPLY_LIMIT: Final = 0.2
-"""Seconds that a proxy has to answer 407; a proxy that checks credentials does so at once."""
 
 
 class Interrupted(ProxyvpnError):
@@ -107,18 +104,8 @@ def _plain(text: str) -> IPAddress:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """A connection to a proxy, on which credentials may have been tried."""
-
-    place: Place
-    sock: socket.socket
-    deadline: float
-    """Until when a 407 is waited for; 0 when none was asked for."""
-
-
-def attempt(places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> Reached:
-    """Connect to the first place that answers. Raises ProxyUnreachable, UsageError, Interrupted.
+def attempt(places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> Place:
+    """Connect to the first place that answers, and hang up. Raises ProxyUnreachable, UsageError, Interrupted.
 
     All are tried at once, in order of preference: what answers first is enough to go on.
     """
@@ -141,7 +128,7 @@ def attempt(places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> Reach
                 place, sock = waiting.pop(fd)
                 problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not problem:
-                    return _begin_question(place, sock)
+                    return _reached(place, sock)
                 sock.close()
                 reasons.append(f"{place.endpoint.address}: {os.strerror(problem)}")
     finally:
@@ -153,24 +140,6 @@ def attempt(places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> Reach
         "; ".join(reasons[:4]),
         "check its address and port, and that it runs",
     )
-
-
-def finish(reached: Reached, stop: int) -> None:
-    """See whether the proxy refuses the credentials, and hang up. Raises CredentialsRefused, Interrupted."""
-    with reached.sock as sock:
-        if not reached.deadline or not _wait({sock.fileno(): select.POLLIN}, reached.deadline, stop):
-            return
-        try:
-            reply = sock.recv(64)
-        except OSError:
-            return
-    refusal = re.match(rb"HTTP/1\.[01] (40[17])\b", reply)  # 401 is what tinyproxy says to a wrong password
-    if refusal:
-        raise CredentialsRefused(
-            f"the proxy {reached.place.proxy} refuses the user or the password",
-            f"it answered {refusal[1].decode()}",
-            "check --proxy-user and --proxy-password-file, or the user and password in the URL",
-        )
 
 
 def _begin_connect(endpoint: Endpoint) -> tuple[socket.socket | None, str]:
@@ -189,21 +158,12 @@ def _begin_connect(endpoint: Endpoint) -> tuple[socket.socket | None, str]:
     return sock, ""
 
 
-def _begin_question(place: Place, sock: socket.socket) -> Reached:
-    """Refuse a proxy on an address of this machine; where there are credentials, send them at once."""
-    if sock.getsockname()[0] == sock.getpeername()[0]:
-        sock.close()
-        raise on_this_machine(str(place.proxy))
-    if not place.proxy.authorization:
-        return Reached(place, sock, 0.0)
-    address, port = place.endpoint.address, place.endpoint.port
-    target = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-    head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: ".encode()
-    try:
-        sock.send(head + place.proxy.authorization + b"\r\n\r\n")
-    except OSError:
-        return Reached(place, sock, 0.0)
-    return Reached(place, sock, time.monotonic() + REPLY_LIMIT)
+def _reached(place: Place, sock: socket.socket) -> Place:
+    """Refuse a proxy on an address of this machine."""
+    with sock:
+        if sock.getsockname()[0] == sock.getpeername()[0]:
+            raise on_this_machine(str(place.proxy))
+    return place
 
 
 def _wait(wanted: dict[int, int], deadline: float, stop: int) -> set[int]:

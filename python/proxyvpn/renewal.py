@@ -18,7 +18,7 @@ from typing import Final
 
 from proxyvpn.errors import ProxyvpnError
 from proxyvpn.plan import Endpoint
-from proxyvpn.reach import Place, Reached
+from proxyvpn.reach import Place
 from proxyvpn.tunnel import MOST_PROXIES
 
 EVERY: Final = 60.0
@@ -85,11 +85,11 @@ class Renewal:
             os.eventfd_write(self._bell, 1)
 
 
-def look(resolve: Callable[[], tuple[Place, ...]], attempt: Callable[[tuple[Place, ...]], Reached]) -> Found:
+def look(resolve: Callable[[], tuple[Place, ...]], attempt: Callable[[tuple[Place, ...]], Place]) -> Found:
     """Resolve the names, and see whether any of their addresses can be connected to. Raises ProxyvpnError."""
     places = resolve()
     try:
-        attempt(places).sock.close()
+        attempt(places)
     except ProxyvpnError:
         return Found(places, False)
     return Found(places, True)

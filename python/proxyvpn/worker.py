@@ -1,7 +1,8 @@
 """The unprivileged process: takes the TUN queues, gives everything else up, and lets the Rust stack carry packets.
 
 Order (each step needs the ones before it): import all, since no file can be opened later; wait for Start; give up the
-uid and all capabilities; the sandbox; only then the first packet. It holds no wire on which a route could be asked for.
+uid and all capabilities; the sandbox; only then the first byte of a proxy and, after Carry, the first packet. It holds
+no wire on which a route could be asked for; what it wishes for, it is given or not.
 Ctrl-C reaches the whole process group, so signals are ignored: end of file on fd 0 is what ends this process.
 """
 
@@ -13,17 +14,36 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from proxyvpn import _tunstack, privilege, stderr
-from proxyvpn.channel import Channel, close_all
+from proxyvpn.channel import Channel, Received, close_all
 from proxyvpn.errors import Exit, ProtocolError, ProxyvpnError
-from proxyvpn.messages import Count, Counters, Refused, Replace, Replaced, Start, Started, Upstream
+from proxyvpn.messages import (
+    Carry,
+    Carrying,
+    Count,
+    Counters,
+    Grant,
+    Message,
+    Outcome,
+    Refused,
+    Replace,
+    Replaced,
+    Start,
+    Started,
+    Tried,
+    Try,
+    Upstream,
+    Wish,
+)
 
 DESCRIPTORS: Final = 1 << 17
 """A flow holds one; where root's limit can be raised, it is."""
+MOST_WISHES: Final = 32
+"""Under way at a time: fewer than would fill a socket both ways, so that nobody waits for the other for ever."""
 
 
 class Stack(Protocol):
@@ -32,7 +52,12 @@ class Stack(Protocol):
     def fileno(self) -> int: ...
     def notes(self) -> list[str]: ...
     def counters(self) -> dict[str, int]: ...
-    def replace(self, upstreams: Sequence[tuple[str, int, bytes]], /) -> None: ...
+    def attempt(self, target: tuple[str, int] | None, /) -> None: ...
+    def tried(self) -> list[tuple[int, str, str]] | None: ...
+    def carry(self, queues: Sequence[int], /) -> None: ...
+    def wishes(self, most: int, /) -> list[tuple[int, str, bytes]]: ...
+    def grant(self, number: int, content: bytes, refusal: str, fd: int, /) -> None: ...
+    def replace(self, upstreams: Sequence[Upstream], /) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -42,7 +67,7 @@ class Parts:
 
     drop: Callable[[int], None]
     sandbox: Callable[[Sequence[int]], list[str]]
-    stack: Callable[[Sequence[int], Sequence[tuple[str, int, bytes]]], Stack]
+    stack: Callable[[Start, Mapping[str, int]], Stack]
     say: Callable[[str], None]
 
 
@@ -67,7 +92,7 @@ def serve(channel: Channel, parts: Parts) -> Exit:
         if stack is None:
             return Exit.OK
         try:
-            _run(channel, stack, parts.say)
+            _Running(channel, stack, parts.say).run()
         finally:
             stack.stop()
     except BrokenPipeError:
@@ -83,14 +108,13 @@ def _start(channel: Channel, parts: Parts) -> Stack | None:
     if received is None:
         return None
     start = received.message
-    if not isinstance(start, Start) or not received.fds:
+    if not isinstance(start, Start) or len(received.fds) != len(start.files):
         close_all(received.fds)
-        raise ProtocolError(f"{type(start).__name__} with {len(received.fds)} queues is not how a worker starts")
-    upstreams = _plain(start.upstreams)
+        raise ProtocolError(f"{type(start).__name__} with {len(received.fds)} files is not how a worker starts")
     try:
         parts.drop(start.uid)
-        missing = parts.sandbox(sorted({port for _, port, _ in upstreams}))
-        stack = parts.stack(received.fds, upstreams)
+        missing = parts.sandbox(sorted({upstream.endpoint.port for upstream in start.upstreams}))
+        stack = parts.stack(start, dict(zip(start.files, received.fds, strict=True)))
     except (ProxyvpnError, OSError, RuntimeError, ValueError) as error:
         channel.send(Refused(Exit.ERROR, "the worker cannot start", _line(error), ""))
         raise ProtocolError("it could not start") from error
@@ -100,34 +124,78 @@ def _start(channel: Channel, parts: Parts) -> Stack | None:
     return stack
 
 
-def _run(channel: Channel, stack: Stack, say: Callable[[str], None]) -> None:
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    poll.register(stack.fileno(), select.POLLIN)
-    while True:
-        ready = {fd for fd, _ in poll.poll()}
-        if stack.fileno() in ready:
-            for note in stack.notes():
-                say(note)
-        if channel.fileno() in ready:
-            received = channel.receive()
-            if received is None:
-                return
-            if received.fds or not isinstance(received.message, Count | Replace):
-                close_all(received.fds)
-                raise ProtocolError(f"a running worker was sent {type(received.message).__name__}")
-            channel.send(_answer(stack, received.message))
+class _Running:
+    """A worker that has started: its stack on one side, `up` on the other."""
 
+    def __init__(self, channel: Channel, stack: Stack, say: Callable[[str], None]) -> None:
+        self._channel = channel
+        self._stack = stack
+        self._say = say
+        self._wishes: set[int] = set()
 
-def _answer(stack: Stack, message: Count | Replace) -> Counters | Replaced:
-    if isinstance(message, Count):
-        return Counters(stack.counters())
-    stack.replace(_plain(message.upstreams))
-    return Replaced()
+    def run(self) -> None:
+        """Pass on what each says until end of file."""
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLIN)
+        poll.register(self._stack.fileno(), select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._stack.fileno() in ready:
+                self._hear_stack()
+            if self._channel.fileno() in ready:
+                received = self._channel.receive()
+                if received is None:
+                    return
+                self._answer(received)
 
+    def _hear_stack(self) -> None:
+        for note in self._stack.notes():
+            self._say(note)
+        tried = self._stack.tried()
+        if tried is not None:
+            self._channel.send(Tried(tuple(Outcome(*each) for each in tried)))
+        self._pass_wishes_on()
 
-def _plain(upstreams: tuple[Upstream, ...]) -> list[tuple[str, int, bytes]]:
-    return [(str(up.endpoint.address), up.endpoint.port, up.authorization) for up in upstreams]
+    def _pass_wishes_on(self) -> None:
+        for number, kind, content in self._stack.wishes(MOST_WISHES - len(self._wishes)):
+            self._wishes.add(number)
+            self._channel.send(Wish(number, kind, content))
+
+    def _answer(self, received: Received) -> None:
+        message, fds = received.message, received.fds
+        if isinstance(message, Grant) and len(fds) <= 1:
+            self._wishes.discard(message.number)
+            self._stack.grant(message.number, message.content, message.refusal, fds[0] if fds else -1)
+            return self._pass_wishes_on()
+        try:
+            if fds and not isinstance(message, Carry):
+                raise ProtocolError(f"a running worker was sent descriptors with {type(message).__name__}")
+            self._do(message, fds)
+        finally:
+            close_all(fds)
+        return None
+
+    def _do(self, message: Message, queues: tuple[int, ...]) -> None:
+        match message:
+            case Count():
+                self._channel.send(Counters(self._stack.counters()))
+            case Replace():
+                self._stack.replace(message.upstreams)
+                self._channel.send(Replaced())
+            case Try():
+                self._stack.attempt((message.host, message.port) if message.host else None)
+            case Carry():
+                self._carry(queues)
+            case _:
+                raise ProtocolError(f"a running worker was sent {type(message).__name__}")
+
+    def _carry(self, queues: tuple[int, ...]) -> None:
+        try:
+            self._stack.carry(queues)
+        except (OSError, ValueError) as error:
+            self._channel.send(Refused(Exit.ERROR, "the worker cannot carry packets", _line(error), ""))
+            raise ProtocolError("it could not carry packets") from error
+        self._channel.send(Carrying())
 
 
 def only_write(fd: int) -> None:

@@ -19,8 +19,9 @@ from proxyvpn.children import Helper, Worker
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
 from proxyvpn.plan import Host
-from proxyvpn.reach import Place, Reached
+from proxyvpn.reach import Place
 from proxyvpn.renewal import EVERY
+from proxyvpn.wishes import Provider
 
 WORKER_UIDS: Final = privilege.HELPER_UIDS[::-1]
 """The helper takes the first free one, the worker the last: neither may signal or trace the other."""
@@ -45,8 +46,9 @@ class World:
     helper: Callable[[], Helper]
     worker: Callable[[], Worker]
     resolve: Callable[[Options, int], tuple[Place, ...]]
-    attempt: Callable[[tuple[Place, ...], int], Reached]
-    finish: Callable[[Reached, int], None]
+    attempt: Callable[[tuple[Place, ...], int], Place]
+    providers: Callable[[Options], dict[str, Provider]]
+    """Who grants the worker's wishes, by their kind."""
     read: Callable[[str], str]
     host: Callable[[], Host]
     say: Callable[[str], None]
@@ -76,7 +78,7 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         worker=lambda: Worker.start(environ),
         resolve=lambda options, stop: reach.resolve(options.proxies, stop),
         attempt=reach.attempt,
-        finish=reach.finish,
+        providers=lambda _: {},
         read=read_text,
         host=host,
         say=say,

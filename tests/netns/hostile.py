@@ -43,6 +43,10 @@ TUNNEL: Final[dict[str, Any]] = {
 OPEN: Final[dict[str, Any]] = {"is": "Open", "version": 1, "tunnel": TUNNEL}
 UPDATE: Final[dict[str, Any]] = {"is": "Update", "resolvers": [RESOLVER], "proxies": TUNNEL["proxies"]}
 ENDPOINT: Final = {"address": PROXY, "port": 3128}
+UPSTREAM: Final = {
+    **{"endpoint": ENDPOINT, "name": "proxy.example", "tls": False, "user": "", "password": b""},
+    **{"schemes": [], "preemptive": False},
+}
 
 EVERY: Final[dict[str, dict[str, Any]]] = {
     "Open": OPEN,
@@ -60,7 +64,13 @@ EVERY: Final[dict[str, dict[str, Any]]] = {
     "Reclaim": {"is": "Reclaim"},
     "Reclaimed": {"is": "Reclaimed", "removed": [], "left": []},
     "Refused": {"is": "Refused", "code": 0, "what": "", "why": "", "advice": ""},
-    "Start": {"is": "Start", "upstreams": [{"endpoint": ENDPOINT, "authorization": b""}], "uid": 0},
+    "Start": {"is": "Start", "upstreams": [UPSTREAM], "uid": 0, "files": []},
+    "Try": {"is": "Try", "host": "", "port": 0},
+    "Tried": {"is": "Tried", "outcomes": []},
+    "Carry": {"is": "Carry"},
+    "Carrying": {"is": "Carrying"},
+    "Wish": {"is": "Wish", "number": 1, "kind": "token", "content": b""},
+    "Grant": {"is": "Grant", "number": 1, "content": b"", "refusal": ""},
     "Started": {"is": "Started", "sandbox": []},
     "Count": {"is": "Count"},
     "Counters": {"is": "Counters", "values": {}},

@@ -11,10 +11,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use _tunstack::device::Device;
-use _tunstack::shared::{Proxy, Shared};
+use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
 use _tunstack::upstream::Upstream;
+use _tunstack::upstreams::{Proxy, Upstreams};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
@@ -206,13 +207,14 @@ fn stack(
     notes: &Arc<Notes>,
     now: Instant,
 ) -> Stack {
-    let address = |proxy: &TcpListener| Proxy { address: proxy.local_addr().unwrap(), authorization: Vec::new() };
+    let address = |proxy: &TcpListener| Proxy::plain(proxy.local_addr().unwrap());
     let proxies = proxies.iter().map(address).collect();
-    let mut shared = Shared::new(proxies, MEMORY, Arc::clone(stats), Arc::clone(notes)).unwrap();
+    let mut upstreams = Upstreams::new(proxies, Arc::clone(stats), Arc::clone(notes));
     for _ in 0..warm {
-        let upstream = Upstream::dial(shared.proxies[0].address).unwrap();
-        shared.pool.give(upstream, now);
+        let upstream = Upstream::dial(upstreams.proxies[0].address).unwrap();
+        upstreams.pool.give(upstream, now);
     }
+    let shared = Shared::new(upstreams, MEMORY).unwrap();
     Stack::new(Device::new(queue, Arc::clone(stats)), shared, seed, now)
 }
 

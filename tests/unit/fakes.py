@@ -19,6 +19,8 @@ from proxyvpn.errors import Exit
 from proxyvpn.messages import (
     Attach,
     Attached,
+    Carry,
+    Carrying,
     Close,
     Closed,
     Count,
@@ -28,6 +30,7 @@ from proxyvpn.messages import (
     Message,
     Open,
     Opened,
+    Outcome,
     Reclaim,
     Reclaimed,
     Refused,
@@ -37,13 +40,15 @@ from proxyvpn.messages import (
     Started,
     State,
     Status,
+    Tried,
+    Try,
     Update,
     Updated,
 )
 from proxyvpn.options import Options
 from proxyvpn.plan import Endpoint, Host
 from proxyvpn.proxy import Proxy
-from proxyvpn.reach import Place, Reached
+from proxyvpn.reach import Place
 from proxyvpn.world import Identity, World
 
 
@@ -102,6 +107,7 @@ class Kernel:
     has_replaced: threading.Event = field(default_factory=threading.Event)
     updated: threading.Event = field(default_factory=threading.Event)
     fail: dict[type, Exception | tuple[Message, tuple[int, ...]]] = field(default_factory=dict)
+    outcomes: tuple[Outcome, ...] = (Outcome(0, "ok", ""),)
     locked: bool = False
     left: tuple[str, ...] = ()
     helpers: list[FakeProcess] = field(default_factory=list)
@@ -150,6 +156,10 @@ class Kernel:
             case Start():
                 self.started.append(message)
                 return Started(()), ()
+            case Try():
+                return Tried(self.outcomes), ()
+            case Carry():
+                return Carrying(), ()
             case Replace():
                 self.replaced.append(message)
                 self.has_replaced.set()
@@ -191,7 +201,7 @@ class Stage:
             worker=self.kernel.worker,
             resolve=lambda options, _: tuple(place(proxy, self.address) for proxy in options.proxies),
             attempt=self._attempt,
-            finish=lambda reached, _: reached.sock.close(),
+            providers=lambda _: {},
             host=lambda: Host("pvpn0", ipv6=True),
             read=lambda path: self.files.get(path, ""),
             say=self.said.append,
@@ -202,10 +212,10 @@ class Stage:
             renew_every=self.look_every,
         )
 
-    def _attempt(self, places: tuple[Place, ...], _: int) -> Reached:
+    def _attempt(self, places: tuple[Place, ...], _: int) -> Place:
         if self.unreachable is not None:
             raise self.unreachable
-        return Reached(places[0], socket.socket(), 0.0)
+        return places[0]
 
     def _ready(self, line: str) -> None:
         self.ready.append(line)

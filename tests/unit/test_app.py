@@ -13,6 +13,7 @@ import pytest
 from tests.unit.fakes import KILLSWITCH, OPTIONS, Ended, Stage, refused
 
 from proxyvpn import app, restarts, teardown
+from proxyvpn.children import ChildGone
 from proxyvpn.errors import (
     AlreadyUp,
     CredentialsRefused,
@@ -26,7 +27,7 @@ from proxyvpn.errors import (
     StateError,
     UsageError,
 )
-from proxyvpn.messages import Attach, Close, Count, Engage, Open, Refused, Start, Status
+from proxyvpn.messages import Attach, Carry, Close, Count, Engage, Open, Outcome, Refused, Start, Status, Try
 from proxyvpn.options import Options
 from proxyvpn.report import Condition
 from proxyvpn.state import StateDir
@@ -103,7 +104,7 @@ def test_up_opens_starts_the_worker_and_only_then_engages(state: StateDir, stage
     assert kernel.asked == ["Status", "Open", "Engage", "Close"]
     assert seen_by_engage == [1]
     assert kernel.opened[0].tunnel.resolvers == (ip_address("192.0.2.53"),)
-    assert kernel.started[0].upstreams[0].authorization.startswith(b"Basic ")
+    assert (kernel.started[0].upstreams[0].user, kernel.started[0].upstreams[0].password) == ("ann", b"hunter2")
 
 
 def test_orderly_end_leaves_no_file_and_no_process(state: StateDir, stage: Stage) -> None:
@@ -192,22 +193,42 @@ def test_ctrl_c_before_ready_undoes_what_was_opened(state: StateDir, stage: Stag
     assert files(state) == set()
 
 
+@pytest.mark.parametrize(
+    ("fail", "kind"),
+    [({Start: Ended()}, ChildGone), ({Try: Ended()}, ChildGone)],
+)
+def test_worker_that_fails_before_the_tunnel_is_opened_changes_nothing(
+    state: StateDir, stage: Stage, fail: dict[type, Exception], kind: type
+) -> None:
+    stage.kernel.fail |= fail
+    assert isinstance(run(KILLSWITCH, state, stage), kind)
+    assert "Open" not in stage.kernel.asked
+    assert files(state) == set()
+
+
+def test_refused_credentials_are_found_before_the_tunnel_is_opened(state: StateDir, stage: Stage) -> None:
+    stage.kernel.outcomes = (Outcome(0, "407", "no"),)
+    assert isinstance(run(KILLSWITCH, state, stage), CredentialsRefused)
+    assert "Open" not in stage.kernel.asked
+    assert files(state) == set()
+
+
 # What fails afterwards: the table at the head of app.py.
 
 
 @pytest.mark.parametrize("options", [OPTIONS, KILLSWITCH])
-@pytest.mark.parametrize("step", [Start, Engage])
+@pytest.mark.parametrize("step", [Carry, Engage])
 def test_failed_start_is_rolled_back(state: StateDir, stage: Stage, options: Options, step: type) -> None:
-    stage.kernel.fail[step] = Ended() if step is Start else refused(Exit.ROLLED_BACK, "the kernel refused")
+    stage.kernel.fail[step] = Ended() if step is Carry else refused(Exit.ROLLED_BACK, "the kernel refused")
     outcome = run(options, state, stage)
     assert isinstance(outcome, RolledBack)
-    assert stage.kernel.asked[-1] == ("Close" if step is Start else "Engage")
+    assert stage.kernel.asked[-1] == ("Close" if step is Carry else "Engage")
     assert files(state) == set()
 
 
 def test_failed_take_over_leaves_a_locked_machine_locked(state: StateDir, stage: Stage) -> None:
     stage.kernel.locked = True
-    stage.kernel.fail[Start] = Ended()
+    stage.kernel.fail[Carry] = Ended()
     assert isinstance(run(KILLSWITCH, state, stage), MachineLocked)
     assert "Close" not in stage.kernel.asked
     assert "state.json" in files(state)

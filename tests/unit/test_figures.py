@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxyvpn import _tunstack, figures
-from proxyvpn.messages import MAX_BYTES, Counters, encode
+from proxyvpn.messages import MAX_BYTES, Counters, Start, Upstream, encode
+from proxyvpn.plan import Endpoint
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "counters.md"
 
@@ -21,7 +23,9 @@ def ordered() -> list[str]:
     """The names that a real stack gives."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        stack = _tunstack.Stack([theirs.fileno()], [("192.0.2.7", 3128, b"")])
+        proxy = Upstream(Endpoint(ip_address("192.0.2.7"), 3128), "proxy.example")
+        stack = _tunstack.Stack(Start((proxy,), 0), {})
+        stack.carry([theirs.fileno()])
         try:
             return list(stack.counters())
         finally:

@@ -12,7 +12,7 @@ from tests.unit.test_plan import PROXIES, RESOLVERS, a_tunnel
 
 from proxyvpn import messages
 from proxyvpn.errors import ProtocolError
-from proxyvpn.messages import MAX_BYTES, Open, Opened, Start, Status, Upstream, decode, encode
+from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Start, Status, Upstream, decode, encode
 from proxyvpn.plan import Endpoint
 
 SOME: dict[Any, Any] = {
@@ -22,7 +22,8 @@ SOME: dict[Any, Any] = {
     bytes: b"\x00\xff",
     dict[str, int]: {"flows_now": 3},
     tuple[str, ...]: ("one", "two"),
-    tuple[Upstream, ...]: (Upstream(PROXIES[0], b"Basic eA=="),),
+    tuple[Upstream, ...]: (Upstream(PROXIES[0], "proxy.example", True, "ann", b"x", ("basic",), True),),
+    tuple[Outcome, ...]: (Outcome(0, "407", "no"),),
     tuple[Endpoint, ...]: PROXIES,
     IPv4Address | IPv6Address: RESOLVERS[0],
     tuple[IPv4Address | IPv6Address, ...]: RESOLVERS,
@@ -132,7 +133,7 @@ def test_the_largest_tunnel_fits() -> None:
 
 
 def test_credentials_do_not_show_in_what_is_printed() -> None:
-    assert "c2VjcmV0" not in repr(Start((Upstream(PROXIES[0], b"Basic c2VjcmV0"),), 0))
+    assert "hunter2" not in repr(Start((Upstream(PROXIES[0], "proxy.example", password=b"hunter2"),), 0))
 
 
 def test_a_message_without_fields_is_only_its_name() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from proxyvpn import messages, plan
 from proxyvpn.errors import ProtocolError, UsageError
-from proxyvpn.messages import MAX_BYTES, MAX_ITEMS, Opened, Upstream, decode, encode
+from proxyvpn.messages import MAX_BYTES, MAX_ITEMS, Opened, Outcome, Upstream, decode, encode
 from proxyvpn.plan import Endpoint, Tunnel
 
 MOST_MEMORY = 8 << 20
@@ -55,6 +55,9 @@ NETWORK = st.tuples(ADDRESS, st.integers(0, 128)).map(
 NUMBER = st.integers(-(2**63), 2**64 - 1)
 TEXT = st.text(max_size=40)
 ENDPOINT = possible(Endpoint, address=ADDRESS, port=st.integers(1, 65535))
+UPSTREAM = st.builds(
+    Upstream, ENDPOINT, TEXT, st.booleans(), TEXT, st.binary(max_size=300), tuples(TEXT, 4), st.booleans()
+)
 OF: dict[Any, st.SearchStrategy[Any]] = {
     int: NUMBER,
     bool: st.booleans(),
@@ -63,7 +66,8 @@ OF: dict[Any, st.SearchStrategy[Any]] = {
     dict[str, int]: st.dictionaries(TEXT, NUMBER, max_size=60),
     tuple[str, ...]: tuples(TEXT, 60),
     tuple[Endpoint, ...]: tuples(ENDPOINT, 8),
-    tuple[Upstream, ...]: tuples(st.builds(Upstream, ENDPOINT, st.binary(max_size=300)), 8),
+    tuple[Upstream, ...]: tuples(UPSTREAM, 8),
+    tuple[Outcome, ...]: tuples(st.builds(Outcome, NUMBER, TEXT, TEXT), 8),
     tuple[IPv4Address | IPv6Address, ...]: tuples(ADDRESS, 8),
     tuple[IPv4Network | IPv6Network, ...]: tuples(NETWORK, 64),
     Tunnel: possible(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
 from proxyvpn import reach
-from proxyvpn.errors import CredentialsRefused, ProxyUnreachable, UsageError
+from proxyvpn.errors import ProxyUnreachable, UsageError
 from proxyvpn.proxy import Proxy
-from proxyvpn.reach import Interrupted, Place, Reached
+from proxyvpn.reach import Interrupted, Place
 
 PROXY = Proxy("proxy.example", 3128, "ann", "hunter2")
 
@@ -73,38 +72,6 @@ def test_signal_interrupts_the_wait() -> None:
         reach.attempt((place(server.getsockname()[1]),), reading)
     os.close(reading)
     os.close(writing)
-
-
-@pytest.mark.parametrize(
-    ("reply", "refused"),
-    [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", True),
-        (b"HTTP/1.0 407\r\n\r\n", True),
-        (b"HTTP/1.0 401 Unauthorized\r\n\r\n", True),
-        (b"HTTP/1.1 403 Forbidden\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nX: 407\r\n\r\n", False),
-        (b"\x00\x01", False),
-        (b"", False),
-    ],
-)
-def test_only_a_407_means_that_credentials_are_refused(stop: int, reply: bytes, refused: bool) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        theirs.sendall(reply)
-        theirs.shutdown(socket.SHUT_WR)
-        reached = Reached(place(3128), ours, time.monotonic() + 5)
-        if refused:
-            with pytest.raises(CredentialsRefused, match=r"answered 40[17]") as caught:
-                reach.finish(reached, stop)
-            assert "hunter2" not in str(caught.value)
-        else:
-            reach.finish(reached, stop)
-
-
-def test_silent_proxy_is_given_the_benefit_of_the_doubt(stop: int) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        reach.finish(Reached(place(3128), ours, time.monotonic() + 0.01), stop)
 
 
 def test_name_gives_its_addresses_once_and_loopback_is_refused(stop: int) -> None:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from proxyvpn import proxy, renewal
 from proxyvpn.errors import ProxyUnreachable
 from proxyvpn.plan import Endpoint
-from proxyvpn.reach import Place, Reached
+from proxyvpn.reach import Place
 from proxyvpn.renewal import EVERY, KEEP, SOON, Found, Renewal, merged
 from proxyvpn.tunnel import MOST_PROXIES
 
@@ -90,7 +90,7 @@ def test_address_that_was_typed_is_never_looked_up() -> None:
 
 
 def test_look_says_whether_a_proxy_was_reached() -> None:
-    def refuse(places: tuple[Place, ...]) -> Reached:
+    def refuse(places: tuple[Place, ...]) -> Place:
         raise ProxyUnreachable("it cannot be reached")
 
     assert renewal.look(lambda: (place(1),), refuse) == Found((place(1),), False)

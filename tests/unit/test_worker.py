@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,15 +18,33 @@ from proxyvpn import worker
 from proxyvpn.channel import Channel
 from proxyvpn.children import Worker
 from proxyvpn.errors import Exit, ProxyvpnError
-from proxyvpn.messages import Count, Counters, Down, Message, Refused, Replace, Replaced, Start, Upstream
+from proxyvpn.messages import (
+    Carry,
+    Carrying,
+    Count,
+    Counters,
+    Down,
+    Grant,
+    Message,
+    Outcome,
+    Refused,
+    Replace,
+    Replaced,
+    Start,
+    Tried,
+    Try,
+    Upstream,
+    Wish,
+)
 from proxyvpn.plan import Endpoint
 
 START = Start(
     (
-        Upstream(Endpoint(ip_address("192.0.2.7"), 3128), b"Basic eA=="),
-        Upstream(Endpoint(ip_address("2001:db8::7"), 80), b""),
+        Upstream(Endpoint(ip_address("192.0.2.7"), 3128), "proxy.example", user="ann", password=b"hunter2"),
+        Upstream(Endpoint(ip_address("2001:db8::7"), 80), "2001:db8::7"),
     ),
     uid=65519,
+    files=("names",),
 )
 
 
@@ -37,7 +55,11 @@ class FakeStack:
     waiting: list[str] = field(default_factory=list)
     stopped: bool = False
     crashed: bool = False
-    replaced: list[tuple[str, int, bytes]] = field(default_factory=list)
+    replaced: list[Upstream] = field(default_factory=list)
+    wanted: list[tuple[int, str, bytes]] = field(default_factory=list)
+    granted: list[tuple[int, bytes, str, bool]] = field(default_factory=list)
+    carried: int = 0
+    outcomes: list[tuple[int, str, str]] | None = None
 
     def __post_init__(self) -> None:
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -63,7 +85,31 @@ class FakeStack:
     def counters(self) -> dict[str, int]:
         return {"flows_open_now": 3}
 
-    def replace(self, upstreams: Sequence[tuple[str, int, bytes]], /) -> None:
+    def attempt(self, target: tuple[str, int] | None, /) -> None:
+        self.outcomes = [(0, "ok", str(target))]
+        os.eventfd_write(self._event, 1)
+
+    def tried(self) -> list[tuple[int, str, str]] | None:
+        taken, self.outcomes = self.outcomes, None
+        return taken
+
+    def carry(self, queues: Sequence[int], /) -> None:
+        self.carried = len(queues)
+
+    def want(self, *wishes: tuple[int, str, bytes]) -> None:
+        self.wanted += wishes
+        os.eventfd_write(self._event, 1)
+
+    def wishes(self, most: int, /) -> list[tuple[int, str, bytes]]:
+        taken, self.wanted = self.wanted[:most], self.wanted[most:]
+        return taken
+
+    def grant(self, number: int, content: bytes, refusal: str, fd: int, /) -> None:
+        self.granted.append((number, content, refusal, fd >= 0))
+        if fd >= 0:
+            os.close(fd)
+
+    def replace(self, upstreams: Sequence[Upstream], /) -> None:
         self.replaced = list(upstreams)
 
     def stop(self) -> None:
@@ -101,8 +147,8 @@ class Running:
         self._did(f"sandbox {ports}")
         return ["no Landlock"]
 
-    def _stack(self, queues: Sequence[int], upstreams: Sequence[tuple[str, int, bytes]]) -> FakeStack:
-        self._did(f"stack {len(queues)} {upstreams}")
+    def _stack(self, start: Start, files: Mapping[str, int]) -> FakeStack:
+        self._did(f"stack {start.upstreams[0].name} {list(files)}")
         return self.stack
 
     def _say(self, line: str) -> None:
@@ -112,6 +158,11 @@ class Running:
     def start(self) -> Message:
         with open("/dev/null", "rb") as queue:
             self.channel.send(START, (queue.fileno(),))
+        return self.answer()
+
+    def carry(self) -> Message:
+        with open("/dev/null", "rb") as queue:
+            self.channel.send(Carry(), (queue.fileno(),))
         return self.answer()
 
     def answer(self) -> Message:
@@ -130,7 +181,8 @@ def test_privilege_goes_before_the_sandbox_and_both_before_the_first_packet() ->
     assert running.start().sandbox == ("no Landlock",)  # type: ignore[union-attr]
     assert [step.split()[0] for step in running.done] == ["drop", "sandbox", "stack"]
     assert running.done[:2] == ["drop 65519", "sandbox [80, 3128]"]
-    assert "('192.0.2.7', 3128, b'Basic eA==')" in running.done[2]
+    assert running.done[2] == "stack proxy.example ['names']"
+    assert (running.carry(), running.stack.carried) == (Carrying(), 1)
     assert running.end() is Exit.OK
 
 
@@ -158,10 +210,56 @@ def test_counters_are_given_when_asked() -> None:
 def test_other_proxies_are_handed_to_the_stack() -> None:
     running = Running()
     running.start()
-    running.channel.send(Replace((Upstream(Endpoint(ip_address("192.0.2.8"), 3128), b"Basic eA=="),)))
+    others = (Upstream(Endpoint(ip_address("192.0.2.8"), 3128), "other.example"),)
+    running.channel.send(Replace(others))
     assert running.answer() == Replaced()
-    assert running.stack.replaced == [("192.0.2.8", 3128, b"Basic eA==")]
+    assert running.stack.replaced == list(others)
     assert running.end() is Exit.OK
+
+
+def test_trial_is_told_when_it_is_over() -> None:
+    running = Running()
+    running.start()
+    running.channel.send(Try("a.example", 443))
+    assert running.answer() == Tried((Outcome(0, "ok", "('a.example', 443)"),))
+    assert running.end() is Exit.OK
+
+
+def test_wishes_go_out_and_grants_come_in() -> None:
+    running = Running()
+    running.start()
+    running.stack.want((7, "direct", b"x"))
+    assert running.answer() == Wish(7, "direct", b"x")
+    with open("/dev/null", "rb") as file:
+        running.channel.send(Grant(7, b"y"), (file.fileno(),))
+    running.stack.want((8, "token", b""))
+    assert running.answer() == Wish(8, "token", b"")
+    running.channel.send(Grant(8, refusal="no ticket"))
+    running.channel.send(Count())
+    running.answer()
+    assert running.stack.granted == [(7, b"y", "", True), (8, b"", "no ticket", False)]
+    assert running.end() is Exit.OK
+
+
+def test_more_wishes_wait_until_others_are_granted() -> None:
+    running = Running()
+    running.start()
+    running.stack.want(*((number, "token", b"") for number in range(worker.MOST_WISHES + 1)))
+    heard = [running.answer() for _ in range(worker.MOST_WISHES)]
+    running.channel.send(Count())
+    assert isinstance(running.answer(), Counters), "nothing more before a grant"
+    running.channel.send(Grant(0))
+    assert [*heard, running.answer()] == [Wish(number, "token", b"") for number in range(worker.MOST_WISHES + 1)]
+    assert running.end() is Exit.OK
+
+
+def test_descriptors_come_with_queues_and_grants_only() -> None:
+    running = Running()
+    running.start()
+    with open("/dev/null", "rb") as file:
+        running.channel.send(Count(), (file.fileno(),))
+    assert running.channel.receive() is None
+    assert running.end() is Exit.ERROR
 
 
 def test_notes_become_lines() -> None:
@@ -209,7 +307,7 @@ def test_unknown_request_ends_the_worker() -> None:
     assert running.stack.stopped
 
 
-def test_start_without_queues_is_refused() -> None:
+def test_start_without_its_files_is_refused() -> None:
     running = Running()
     running.channel.send(START)
     assert running.channel.receive() is None
@@ -218,7 +316,7 @@ def test_start_without_queues_is_refused() -> None:
 
 
 def test_start_never_prints_a_credential() -> None:
-    assert "eA==" not in repr(START)
+    assert "hunter2" not in repr(START)
 
 
 def test_real_worker_ends_with_its_channel() -> None:

@@ -1,0 +1,41 @@
+//! What the packet threads are told when they start, as the message Start of python/proxyvpn/messages.py has it.
+//!
+//! Checked here once more: a bad value ends the start, never a connection.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::error::Error;
+use crate::upstreams::Proxy;
+
+/// See the head of this file.
+#[derive(Clone)]
+pub struct Settings {
+    pub proxies: Vec<Proxy>,
+}
+
+impl Settings {
+    /// Give the settings with these proxies and nothing special.
+    pub fn of(proxies: Vec<Proxy>) -> Result<Settings, Error> {
+        if proxies.is_empty() {
+            return Err(Error::Setting("at least one proxy is needed".to_owned()));
+        }
+        Ok(Settings { proxies })
+    }
+}
+
+/// Give the address of a proxy or a resolver.
+pub fn address(ip: &str, port: u16) -> Result<SocketAddr, Error> {
+    let ip: IpAddr = ip.parse().map_err(|_| Error::Setting(format!("{ip:?} is not an IP address")))?;
+    if port == 0 {
+        return Err(Error::Setting("nobody listens on port 0".to_owned()));
+    }
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// Say no to a text that holds a control character: it becomes part of a request.
+pub fn sendable<'a>(what: &str, text: &'a [u8]) -> Result<&'a [u8], Error> {
+    if text.iter().any(u8::is_ascii_control) {
+        return Err(Error::Setting(format!("{what} holds a control character")));
+    }
+    Ok(text)
+}
