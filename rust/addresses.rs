@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use smoltcp::time::{Duration, Instant};
 
 use crate::names_file::{NamesFile, Restored};
+use crate::stats::Stats;
 
 /// Seconds for which an answer with a virtual address may be kept. Short, so that caches forget it soon after the tunnel
 /// is down; asking again costs no network.
@@ -91,12 +92,6 @@ impl Addresses {
         self.table().name(slot).map(str::to_owned)
     }
 
-    /// Give how many names have an address, and how many changes of the table could not be written to its file.
-    pub fn usage(&self) -> (u64, u64) {
-        let table = self.table();
-        (table.by_name.len() as u64, table.unwritten)
-    }
-
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,7 +122,7 @@ pub struct Table {
     /// Grows with every name that gets an address: their order, for the file.
     turn: u64,
     file: Option<NamesFile>,
-    unwritten: u64,
+    stats: Arc<Stats>,
 }
 
 #[derive(Debug, Default)]
@@ -160,7 +155,7 @@ impl Default for Held {
 
 impl Table {
     /// Begin without names, with slots 1 to `most`.
-    pub fn new(most: Slot) -> Table {
+    pub fn new(most: Slot, stats: Arc<Stats>) -> Table {
         Table {
             most: most.min(MOST),
             places: vec![Place::default()],
@@ -169,13 +164,13 @@ impl Table {
             newest: NONE,
             turn: 0,
             file: None,
-            unwritten: 0,
+            stats,
         }
     }
 
     /// Go on with the names that `file` has: each may have been given a moment ago.
-    pub fn restore(mut file: NamesFile, most: Slot, now: Instant) -> Table {
-        let mut table = Table::new(most);
+    pub fn restore(mut file: NamesFile, most: Slot, now: Instant, stats: Arc<Stats>) -> Table {
+        let mut table = Table::new(most, stats);
         let mut found: Vec<Restored> = file.read(table.most);
         found.sort_by_key(|each| (each.turn, each.slot));
         table.places.resize_with(found.len() + 1, Place::default);
@@ -191,6 +186,7 @@ impl Table {
             (place.name, place.turn, place.held) = (name, each.turn, Held::Until(now + HOLD));
             table.link(each.slot);
         }
+        table.stats.names_now.add(table.by_name.len() as u64);
         table.file = Some(file);
         table
     }
@@ -204,6 +200,7 @@ impl Table {
         let slot = self.vacate(now)?;
         let name: Arc<str> = Arc::from(host);
         self.by_name.insert(Arc::clone(&name), slot);
+        self.stats.names_now.up();
         let place = &mut self.places[slot as usize];
         (place.name, place.held) = (Some(name), Held::Until(now + HOLD));
         self.link(slot);
@@ -272,6 +269,7 @@ impl Table {
                     self.unlink(slot);
                     if let Some(name) = self.places[slot as usize].name.take() {
                         self.by_name.remove(&name);
+                        self.stats.names_now.down();
                     }
                     return Some(slot);
                 }
@@ -288,7 +286,7 @@ impl Table {
         if let (Some(file), Some(name)) = (&mut self.file, &place.name)
             && !file.write(slot, self.turn, name)
         {
-            self.unwritten += 1;
+            self.stats.names_unwritten.up();
         }
     }
 
@@ -337,7 +335,7 @@ mod tests {
     }
 
     fn restored(file: &File, most: Slot) -> Table {
-        Table::restore(NamesFile::new(file.try_clone().unwrap().into()), most, at(0))
+        Table::restore(NamesFile::new(file.try_clone().unwrap().into()), most, at(0), Arc::default())
     }
 
     #[test]
@@ -358,7 +356,7 @@ mod tests {
 
     #[test]
     fn name_keeps_its_address_and_the_one_unused_for_longest_gives_it_up() {
-        let mut table = Table::new(2);
+        let mut table = Table::new(2, Arc::default());
         assert_eq!(
             (table.give("a.x", at(0)), table.give("b.x", at(1)), table.give("a.x", at(2))),
             (Some(1), Some(2), Some(1))
@@ -371,7 +369,7 @@ mod tests {
 
     #[test]
     fn address_in_use_is_kept_and_for_some_time_after() {
-        let addresses = Addresses::new(Table::new(1));
+        let addresses = Addresses::new(Table::new(1, Arc::default()));
         addresses.give("a.x", at(0));
         let address = pair(1).0.into();
         let (Meaning::Name(name, pin), Meaning::Name(_, second)) =
@@ -390,7 +388,7 @@ mod tests {
 
     #[test]
     fn address_without_a_name_means_nothing_and_others_themselves() {
-        let addresses = Addresses::new(Table::new(9));
+        let addresses = Addresses::new(Table::new(9, Arc::default()));
         assert!(matches!(addresses.meaning(pair(1).0.into()), Meaning::Nothing));
         assert!(matches!(addresses.meaning("198.18.0.1".parse().unwrap()), Meaning::Nothing));
         assert!(matches!(addresses.meaning("192.0.2.1".parse().unwrap()), Meaning::Itself));
@@ -430,9 +428,9 @@ mod tests {
     #[test]
     fn file_that_cannot_be_written_is_counted_and_no_more() {
         let read_only = File::open("/dev/null").unwrap();
-        let addresses = Addresses::new(restored(&read_only, 9));
-        assert_eq!(addresses.give("a.x", at(0)), Some(1));
-        assert_eq!(addresses.usage(), (1, 1));
+        let mut table = restored(&read_only, 9);
+        assert_eq!(table.give("a.x", at(0)), Some(1));
+        assert_eq!((table.stats.names_now.get(), table.stats.names_unwritten.get()), (1, 1));
     }
 
     #[derive(Debug, Clone)]

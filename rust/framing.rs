@@ -27,6 +27,12 @@ impl Framing {
         Some(&self.bytes[begin..self.at])
     }
 
+    /// Say whether a message is whole.
+    pub fn is_ready(&self) -> bool {
+        let rest = &self.bytes[self.at..];
+        rest.first_chunk::<2>().is_some_and(|length| rest.len() - 2 >= usize::from(u16::from_be_bytes(*length)))
+    }
+
     /// Give how many bytes are kept: those of a message that is not whole, once `next` has given all others.
     pub fn kept(&self) -> usize {
         self.bytes.len() - self.at

@@ -130,6 +130,11 @@ impl Names {
         }
     }
 
+    /// Give where names are resolved.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     fn is_direct(&self, name: &Name) -> bool {
         name.labels().count() == 1 || self.direct.iter().any(|zone| name.is_within(zone))
     }
@@ -233,6 +238,8 @@ fn nibble(label: &[u8]) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::addresses::Table;
 
@@ -241,7 +248,7 @@ mod tests {
     const NEITHER: Reach = Reach { proxy: false, direct: false };
 
     fn names(mode: Mode, reach: Reach) -> Names {
-        Names::new(mode, vec![fixed("corp.example")], reach, Addresses::new(Table::new(100)))
+        Names::new(mode, vec![fixed("corp.example")], reach, Addresses::new(Table::new(100, Arc::default())))
     }
 
     fn ask(names: &Names, name: &str, kind: u16) -> Plan {
@@ -283,7 +290,7 @@ mod tests {
         for name in ["10.0.0.1", "a.0x7f", "a b.example", "a:1.example", "x.invalid", "use-application-dns.net"] {
             assert_eq!(ask(&names, name, kind::A), absent(), "{name}");
         }
-        assert_eq!(names.addresses.usage().0, 0);
+        assert_eq!(names.addresses.name(1), None);
     }
 
     #[test]
@@ -347,7 +354,7 @@ mod tests {
 
     #[test]
     fn full_table_is_a_failure_and_no_wrong_answer() {
-        let names = Names::new(Mode::Virtual, Vec::new(), NEITHER, Addresses::new(Table::new(1)));
+        let names = Names::new(Mode::Virtual, Vec::new(), NEITHER, Addresses::new(Table::new(1, Arc::default())));
         ask(&names, "a.example", kind::A);
         assert_eq!(ask(&names, "b.example", kind::A), failure());
     }

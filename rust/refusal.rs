@@ -23,6 +23,10 @@ pub enum Refusal {
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
     Memory,
+    /// To a virtual address that no name has.
+    Nameless,
+    /// DNS over TLS, whose answers could not be virtual addresses.
+    OverTls,
 }
 
 impl Refusal {
@@ -38,7 +42,7 @@ impl Refusal {
 
     /// Say whether another proxy might do better.
     pub fn is_worth_another_proxy(&self) -> bool {
-        !matches!(self, Refusal::Descriptors(_) | Refusal::Memory)
+        !matches!(self, Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls)
     }
 
     /// Say whether it is the proxy itself that is out of order.
@@ -56,6 +60,8 @@ impl Refusal {
             Refusal::Status(status, _) => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
+            Refusal::Nameless => &stats.refused_nameless,
+            Refusal::OverTls => &stats.refused_dns_over_tls,
         }
     }
 
@@ -72,6 +78,8 @@ impl Refusal {
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
             Refusal::Memory => "memory",
+            Refusal::Nameless => "nameless",
+            Refusal::OverTls => "over-tls",
         }
     }
 
@@ -92,6 +100,8 @@ impl Refusal {
             }
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
+            Refusal::Nameless => format!("no name is known for {target}: its program must ask for the address again"),
+            Refusal::OverTls => format!("{target} was refused: DNS over TLS cannot give virtual addresses"),
         }
     }
 }

@@ -19,8 +19,10 @@ _PLACES: Final[dict[str, tuple[str, ...]]] = {
     "unknown_segments": ("packets", "unknown_segments"),
     "not_tcp": ("packets", "not_tcp"),
     "bad_packets": ("packets", "bad"),
+    "names_now": ("dns", "names", "now"),
+    "names_unwritten": ("dns", "names", "unwritten"),
 }
-_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes")
+_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes", "dns")
 
 _REASONS: Final = {
     "refused_unreachable": "without a connection to the proxy",
@@ -29,6 +31,8 @@ _REASONS: Final = {
     "refused_closed": "hung up on",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
+    "refused_nameless": "to virtual addresses that no name has",
+    "refused_dns_over_tls": "to port 853, with virtual names",
 }
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",

@@ -12,6 +12,7 @@ mod epoll;
 mod found;
 mod hostile;
 mod machine;
+mod naming;
 mod opening;
 mod program;
 mod resets;

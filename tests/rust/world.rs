@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use _tunstack::device::Device;
+use _tunstack::names::Names;
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
@@ -137,6 +138,11 @@ impl World {
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
         self.stats = Arc::default();
         self.stack = stack((queue, SEED), &self.proxies, warm, &self.stats, &self.notes, self.now);
+    }
+
+    /// Let the stack resolve names.
+    pub fn open_desk(&mut self, names: Names) {
+        self.stack.open_desk(names);
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
