@@ -11,7 +11,7 @@ with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)
 print("\n".join(project["project"]["dependencies"] + project["build-system"]["requires"]))
 PYTHON
-printf '%s\n' pytest pytest-timeout hypothesis ruff mypy import-linter > "$work/dev.in"
+printf '%s\n' pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter > "$work/dev.in"
 
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet pip-tools

@@ -11,6 +11,6 @@ need_packages nftables iptables squid tinyproxy nginx-light dnsmasq-base tcpdump
 status=0
 scripts/test-unit.sh || status=1
 scripts/fuzz.sh 5 || status=1
-say "pytest, privileged, in network namespaces"
-scripts/test-privileged.sh || status=1
+say "pytest, privileged, in network namespaces; two files side by side"
+scripts/test-privileged.sh -n 2 --dist loadfile || status=1
 exit $status

@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from proxyvpn import control, plan, renewal, report, resolvers, restarts, trial
+from proxyvpn import briefing, control, direct, plan, renewal, report, resolvers, restarts, trial
 from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
 from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable, ProxyvpnError, RolledBack
-from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Start, Update, Upstream
+from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Update
 from proxyvpn.options import Options
-from proxyvpn.plan import Tunnel
+from proxyvpn.plan import IPAddress, Tunnel
 from proxyvpn.reach import Interrupted, Place
 from proxyvpn.renewal import Found, Renewal
 from proxyvpn.resolvers import Resolvers
@@ -84,7 +84,7 @@ class Life:
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
-        self._wishes = Wishes(world.providers(options))
+        self._wishes = Wishes({direct.KIND: direct.Direct(self._dial), **world.providers(options)})
         self._helper = world.helper()
         self._worker = world.worker()
 
@@ -176,10 +176,10 @@ class Life:
             raise
 
     def _prepare_worker(self) -> None:
-        self._weaker = self._worker.prepare(Start(self._upstreams(), self._world.identity.worker_uid), ())
-
-    def _upstreams(self) -> tuple[Upstream, ...]:
-        return tuple(upstream(place) for place in self._places)
+        files = briefing.files(self._options)
+        uid = self._world.identity.worker_uid
+        start = briefing.start(self._options, self._places, uid, tuple(files))
+        self._weaker = self._worker.prepare(start, tuple(files.values()))
 
     def _write_record(self, tunnel: Tunnel) -> None:
         identity = self._world.identity
@@ -272,6 +272,10 @@ class Life:
         for grant, fds in self._wishes.take():
             with contextlib.suppress(ChildGone):
                 self._worker.grant(grant, fds)
+
+    def _dial(self, address: IPAddress, port: int) -> int:
+        """Let the helper of now connect past the tunnel."""
+        return self._helper.dial(address, port)
 
     def _wait(self, look: float) -> set[int]:
         """Give the descriptors that are ready, at the latest when it is time to look around."""
@@ -380,7 +384,7 @@ class Life:
             self._world.say(f"the proxy's name has moved: now also at {', '.join(fresh)}")
         self._update()
         try:
-            self._worker.replace(self._upstreams())
+            self._worker.replace(briefing.upstreams(self._options, self._places))
         except ProxyvpnError as error:  # a new worker will be told; that the old one is gone shows by itself
             self._world.say(error.what)
 
@@ -444,12 +448,6 @@ class Life:
         except ProxyvpnError as again:
             raise ProxyvpnError(error.what, again.what, "run `proxyvpn teardown` to clean up") from again
         return Closed(reclaimed.removed, reclaimed.left)
-
-
-def upstream(place: Place) -> Upstream:
-    """Give the proxy at one of its addresses as the worker is told it."""
-    proxy = place.proxy
-    return Upstream(place.endpoint, proxy.host, user=proxy.user or "", password=proxy.password.encode())
 
 
 def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:

@@ -80,6 +80,19 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True)
+class Dial:
+    """Connect past the tunnel, for the worker; only to where the tunnel permits it."""
+
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """The connection comes with this message; it may still be under way."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Ask what the kernel holds."""
 
@@ -286,9 +299,9 @@ class Confirmed:
 
 
 Message = (
-    Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Status | State | Close | Closed | Reclaim
-    | Reclaimed | Refused | Start | Started | Try | Tried | Carry | Carrying | Wish | Grant | Replace | Replaced | Count
-    | Counters | Ask | Report | Down | Confirm | Confirmed
+    Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Dial | Dialled | Status | State | Close
+    | Closed | Reclaim | Reclaimed | Refused | Start | Started | Try | Tried | Carry | Carrying | Wish | Grant
+    | Replace | Replaced | Count | Counters | Ask | Report | Down | Confirm | Confirmed
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}

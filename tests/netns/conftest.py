@@ -1,14 +1,19 @@
-"""One test bed for each test file, with all servers of the internet running."""
+"""One test bed for each test file, with all servers of the internet running; what was measured is told at the end.
+
+Files may run side by side (pytest-xdist): each test makes all the namespaces that it needs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.netns import internet as servers
 from tests.netns import proxies
-from tests.netns.leak_table import MEASURED, table
+from tests.netns.leak_matrix import Cell
+from tests.netns.leak_table import MEASURED, record, table
 from tests.netns.rig import Rig, rig
 from tests.netns.up import READY_AFTER
 
@@ -39,6 +44,31 @@ def fresh() -> Iterator[Rig]:
     """A test bed for one test alone, for those that may leave `host` in ruins."""
     with rig() as found:
         yield found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what was measured beside others."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["ready"] = READY_AFTER
+        output["leaks"] = [
+            (title, phase, row, cell.offered, cell.leaked)
+            for title, columns in MEASURED.items()
+            for phase, cells in columns.items()
+            for row, cell in cells.items()
+        ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what was measured beside others."""
+    output: dict[str, Any] = getattr(node, "workeroutput", {})
+    READY_AFTER.extend((seconds, where) for seconds, where in output.get("ready", []))
+    columns: dict[tuple[str, str], dict[str, Cell]] = {}
+    for title, phase, row, offered, leaked in output.get("leaks", []):
+        columns.setdefault((title, phase), {})[row] = Cell(offered, leaked)
+    for (title, phase), cells in columns.items():
+        record(title, phase, cells)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -20,6 +20,7 @@ PURE = (
     *("restarts.py", "figures.py"),
     *("places.py", "stamp.py", "setup/contents.py", "setup/units.py", "setup/check.py"),
     *("messages.py", "mark.py", "errors.py"),
+    *("config/keys.py", "config/merge.py", "config/show.py"),
 )
 
 
@@ -56,7 +57,10 @@ def test_pure_files_exist() -> None:
         ("msgpack", {"messages.py"}),
         ("click", {"cli.py"}),
         ("nftables", {"firewall/nft.py"}),
-        ("subprocess", {"children.py", "way.py", "firewall/nft.py", "firewall/iptables.py", "setup/programs.py"}),
+        (
+            "subprocess",
+            {"children.py", "way.py", "password.py", "firewall/nft.py", "firewall/iptables.py", "setup/programs.py"},
+        ),
     ],
 )
 def test_foreign_things_come_in_by_one_door(library: str, doors: set[str]) -> None:

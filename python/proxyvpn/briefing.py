@@ -1,0 +1,30 @@
+"""What the worker is told when it starts: its settings, and descriptors of the files that it cannot open itself.
+
+The descriptors are opened anew for each worker, by `up` and with the rights of its user.
+"""
+
+from __future__ import annotations
+
+from proxyvpn.messages import Start, Upstream
+from proxyvpn.options import Options
+from proxyvpn.reach import Place
+
+
+def start(options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...]) -> Start:
+    """Give the message; `files` are the names of the descriptors that go with it, in this order."""
+    return Start(upstreams(options, places), uid, files)
+
+
+def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
+    """Give the proxies, each at each of its addresses, as the worker is told them."""
+    return tuple(_upstream(options, place) for place in places)
+
+
+def files(options: Options) -> dict[str, int]:  # noqa: ARG001 - so far there is none
+    """Open what the worker is to have. Raises what cannot be opened."""
+    return {}
+
+
+def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy
+    proxy = place.proxy
+    return Upstream(place.endpoint, proxy.host, user=proxy.user or "", password=proxy.password.encode())
