@@ -138,19 +138,14 @@ struct Place {
 }
 
 /// Until when a slot's name keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Held {
     Until(Instant),
     /// As long as so many connections live.
     Pinned(u32),
     /// Since its last connection ended, which was at no time that is known.
+    #[default]
     Released,
-}
-
-impl Default for Held {
-    fn default() -> Held {
-        Held::Released
-    }
 }
 
 impl Table {

@@ -68,7 +68,7 @@ impl Cache {
     }
 
     /// Give how many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.replies.len()
     }
 
@@ -125,7 +125,7 @@ mod tests {
         assert!(cache.find(&key(1), &question(1), 512, at(60)).is_none());
         assert!(cache.find(&Key::of(Way::Direct, &question(1)), &question(1), 512, at(0)).is_none());
         cache.keep(key(2), reply(2, 0, 4), at(60));
-        assert_eq!((cache.len(), cache.bytes), (0, 0));
+        assert_eq!((cache.count(), cache.bytes), (0, 0));
     }
 
     #[test]
@@ -134,15 +134,15 @@ mod tests {
         for number in 0..MOST + 10 {
             cache.keep(key(number), reply(number, 60, 4), at(0));
         }
-        assert_eq!(cache.len(), MOST);
+        assert_eq!(cache.count(), MOST);
         assert!(cache.find(&key(9), &question(9), 512, at(1)).is_none());
         assert!(cache.find(&key(10), &question(10), 512, at(1)).is_some());
         for number in 0..1000 {
             cache.keep(key(number), reply(number, 60, 60_000), at(2));
         }
-        assert!(cache.bytes <= BYTES_MOST && cache.len() > 60);
+        assert!(cache.bytes <= BYTES_MOST && cache.count() > 60);
         cache.keep(key(0), reply(0, 60, 4), at(100));
-        assert_eq!(cache.len(), 1);
+        assert_eq!(cache.count(), 1);
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
         for second in 0..10 {
             cache.keep(key(1), reply(1, 60, 4), at(second));
         }
-        assert_eq!((cache.len(), cache.bytes), (1, reply(1, 60, 4).size()));
+        assert_eq!((cache.count(), cache.bytes), (1, reply(1, 60, 4).size()));
         assert!(cache.find(&key(1), &question(1), 512, at(68)).is_some());
     }
 }

@@ -16,7 +16,7 @@ impl Framing {
     }
 
     /// Give the next message that is whole.
-    pub fn next(&mut self) -> Option<&[u8]> {
+    pub fn take(&mut self) -> Option<&[u8]> {
         let (length, rest) = self.bytes[self.at..].split_first_chunk::<2>()?;
         let length = usize::from(u16::from_be_bytes(*length));
         if rest.len() < length {
@@ -33,7 +33,7 @@ impl Framing {
         rest.first_chunk::<2>().is_some_and(|length| rest.len() - 2 >= usize::from(u16::from_be_bytes(*length)))
     }
 
-    /// Give how many bytes are kept: those of a message that is not whole, once `next` has given all others.
+    /// Give how many bytes are kept: those of a message that is not whole, once `take` has given all others.
     pub fn kept(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -62,7 +62,7 @@ mod tests {
             messages.iter().for_each(|message| put(&mut stream, message));
             for piece in stream.chunks(piece) {
                 framing.feed(piece);
-                while let Some(message) = framing.next() {
+                while let Some(message) = framing.take() {
                     found.push(message.to_vec());
                 }
             }

@@ -46,15 +46,16 @@ pub mod worker;
 #[cfg(feature = "python")]
 mod python {
     use std::collections::HashMap;
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-    use std::sync::Mutex;
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+    use std::sync::{Arc, Mutex};
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
     use crate::error::Error;
-    use crate::settings::{Settings, address, sendable};
+    use crate::names::Mode;
+    use crate::settings::{self, Naming, Settings, address, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::upstreams::Proxy;
@@ -63,6 +64,22 @@ mod python {
     #[derive(FromPyObject)]
     struct Start {
         upstreams: Vec<Upstream>,
+        names: Names,
+        has_resolvers: bool,
+    }
+
+    #[derive(FromPyObject)]
+    struct Names {
+        mode: String,
+        domains: Vec<String>,
+        resolvers: Vec<Resolver>,
+    }
+
+    #[derive(FromPyObject)]
+    struct Resolver {
+        host: String,
+        port: u16,
+        path: String,
     }
 
     #[derive(FromPyObject)]
@@ -103,6 +120,35 @@ mod python {
         }
     }
 
+    impl Start {
+        fn settings(self, files: &HashMap<String, RawFd>) -> Result<Settings, Error> {
+            let mut settings = Settings::of(proxies(self.upstreams)?)?;
+            settings.names = self.names.naming(self.has_resolvers, files.get("names"))?;
+            Ok(settings)
+        }
+    }
+
+    impl Names {
+        fn naming(self, direct: bool, file: Option<&RawFd>) -> Result<Option<Naming>, Error> {
+            let mode = match self.mode.as_str() {
+                "direct" => return Ok(None),
+                "virtual" => Mode::Virtual,
+                "proxy" => Mode::Proxy,
+                _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
+            };
+            let of = |each: &Resolver| settings::resolver(&each.host, each.port, &each.path);
+            // SAFETY: the caller's descriptor is open during this call.
+            let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
+            Ok(Some(Naming {
+                mode,
+                domains: self.domains.iter().map(|text| settings::domain(text)).collect::<Result<_, _>>()?,
+                resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
+                direct,
+                file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),
+            }))
+        }
+    }
+
     /// See _tunstack.pyi.
     #[pyclass]
     struct Stack {
@@ -116,8 +162,7 @@ mod python {
     impl Stack {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
-            let _ = files;
-            let threads = Settings::of(proxies(start.upstreams)?).and_then(Threads::new).map_err(to_python)?;
+            let threads = start.settings(&files).and_then(Threads::new).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads) })
         }
 
@@ -168,7 +213,7 @@ mod python {
         }
 
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams)?;
+            let successors = proxies(upstreams).map_err(to_python)?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -192,8 +237,8 @@ mod python {
         }
     }
 
-    fn proxies(upstreams: Vec<Upstream>) -> PyResult<Vec<Proxy>> {
-        upstreams.into_iter().map(Upstream::proxy).collect::<Result<_, Error>>().map_err(to_python)
+    fn proxies(upstreams: Vec<Upstream>) -> Result<Vec<Proxy>, Error> {
+        upstreams.into_iter().map(Upstream::proxy).collect()
     }
 
     #[pyfunction]

@@ -205,7 +205,7 @@ impl Lookups {
     }
 
     /// Give how many questions wait for a resolver.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.open.len()
     }
 
@@ -276,7 +276,7 @@ mod tests {
         let all = [1, 2, 3].map(|session| (Asker::Session(session), session as u16, code::NOERROR));
         assert_eq!(answered(&mut lookups), all);
         assert!(matches!(ask(&mut lookups, 4, "a.example", 20), Asked::Known(_)), "it is kept");
-        assert_eq!((lookups.len(), lookups.waiting), (0, 0));
+        assert_eq!((lookups.count(), lookups.waiting), (0, 0));
     }
 
     #[test]

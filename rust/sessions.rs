@@ -212,7 +212,7 @@ impl Session {
     fn read(&mut self, now: Instant, shared: &mut Shared) {
         let Some(desk) = &mut shared.desk else { return };
         while self.waiting < WAITING_MOST && self.unsent.len() < UNSENT_MOST {
-            if let Some(message) = self.asked.next() {
+            if let Some(message) = self.asked.take() {
                 self.deadline = now + IDLE;
                 match desk.hear(Asker::Session(self.number), message, now) {
                     Heeded::Answer(answer) => framing::put(&mut self.unsent, &answer),

@@ -115,6 +115,17 @@ def states_line(counters: Counters) -> str:
     return ", ".join(f"{value} {words}" for words, value in found)
 
 
+def names_line(counters: Counters) -> str:
+    """Say how many questions about names there were, and what became of those that were not answered."""
+    if not counters.get("dns_questions"):
+        return ""
+    failed, unwritten = counters.get("dns_failed", 0), counters.get("names_unwritten", 0)
+    parts = [f"{counters['dns_questions']} questions, {counters.get('names_now', 0)} have a virtual address"]
+    parts += [f"{failed} could not be answered"] if failed else []
+    parts += [f"{unwritten} could not be written to the state directory"] if unwritten else []
+    return ", ".join(parts)
+
+
 def connect_line(counters: Counters) -> str:
     """Say within which time half and nine of ten connects were open; empty when none was measured.
 

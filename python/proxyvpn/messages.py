@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgpack
 
 from proxyvpn.errors import ProtocolError, ProxyvpnError
+from proxyvpn.names import DIRECTLY, Names
 from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 
 VERSION: Final = 1
@@ -166,12 +167,14 @@ class Upstream:
 @dataclass(frozen=True, slots=True)
 class Start:
     """Give up everything and make ready. `uid` 0 means: stay who you are. A descriptor comes with this message for each
-    of `files`, in this order.
+    of `files`, in this order. `has_resolvers`: names of direct domains can be asked of somebody.
     """
 
     upstreams: tuple[Upstream, ...]
     uid: int
     files: tuple[str, ...] = ()
+    names: Names = DIRECTLY
+    has_resolvers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +282,7 @@ class Report:
     dropped: int
     notes: tuple[str, ...]
     counters: dict[str, int]
+    names: Names = DIRECTLY
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ fn answers(world: &mut World, handle: SocketHandle, count: usize) -> Vec<Vec<u8>
     let (mut framing, mut found) = (Framing::default(), Vec::new());
     world.until("answers", |world| {
         framing.feed(&received(world.socket(handle)));
-        while let Some(message) = framing.next() {
+        while let Some(message) = framing.take() {
             found.push(message.to_vec());
         }
         found.len() >= count

@@ -13,6 +13,7 @@ from tests.unit.test_plan import PROXIES, RESOLVERS, a_tunnel
 from proxyvpn import messages
 from proxyvpn.errors import ProtocolError
 from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Start, Status, Upstream, decode, encode
+from proxyvpn.names import Names, Resolver
 from proxyvpn.plan import Endpoint
 
 SOME: dict[Any, Any] = {
@@ -29,6 +30,7 @@ SOME: dict[Any, Any] = {
     tuple[IPv4Address | IPv6Address, ...]: RESOLVERS,
     tuple[IPv4Network | IPv6Network, ...]: (),
     type(a_tunnel()): a_tunnel(),
+    Names: Names("proxy", ("corp.example",), (Resolver("dns.example", 443, "/dns-query"),)),
 }
 EVERY = [
     kind(**{name: SOME[hint] for name, hint in typing.get_type_hints(kind).items()})
