@@ -4,20 +4,28 @@
 pub mod addresses;
 pub mod approach;
 pub mod attempt;
+pub mod auth;
+pub mod body;
 pub mod cache;
+pub mod challenge;
 pub mod connect;
 pub mod counted;
 pub mod datagram;
 pub mod desk;
 pub mod device;
+pub mod digest;
 pub mod dns;
 pub mod errand;
 pub mod error;
+pub mod fields;
 pub mod flow;
 pub mod framing;
 pub mod latency;
 pub mod link;
+pub mod lockout;
+pub mod login;
 pub mod lookups;
+pub mod means;
 pub mod names;
 pub mod names_file;
 pub mod packet;
@@ -37,6 +45,7 @@ pub mod stats;
 pub mod target;
 pub mod threads;
 pub mod timer;
+pub mod token;
 pub mod trial;
 pub mod upstream;
 pub mod upstreams;
@@ -54,8 +63,10 @@ mod python {
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
     use crate::error::Error;
+    use crate::login::Login;
+    use crate::means::Means;
     use crate::names::Mode;
-    use crate::settings::{self, Naming, Settings, address, sendable};
+    use crate::settings::{self, Naming, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::upstreams::Proxy;
@@ -108,14 +119,14 @@ mod python {
         fn proxy(self) -> Result<Proxy, Error> {
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
+            let allowed = schemes(&self.schemes)?;
+            let means =
+                Means { user: self.user.into_bytes(), password: self.password, allowed, preemptive: self.preemptive };
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
                 name: self.name,
                 tls: self.tls,
-                user: self.user,
-                password: self.password,
-                schemes: self.schemes,
-                preemptive: self.preemptive,
+                login: Login::new(means),
             })
         }
     }

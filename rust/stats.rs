@@ -83,6 +83,8 @@ counters! {
     refused_nameless,
     /// Connects to port 853 (DNS over TLS) with virtual addresses.
     refused_dns_over_tls,
+    /// Connects for which no credentials could be shown: the proxy had refused them a while ago, or a token was missing.
+    refused_credentials,
     /// Connects that the proxy answered with 401 (Unauthorized).
     refused_status_401,
     /// Connects that the proxy answered with 403 (Forbidden).

@@ -61,6 +61,9 @@ def cli(ctx: click.Context) -> None:
 @click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")
 @click.option("--proxy-password-credential", metavar="NAME", help="The systemd credential that is the password.")
 @click.option(
+    "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
+)
+@click.option(
     "--names",
     type=click.Choice(("direct", "virtual", "proxy")),
     default="direct",
