@@ -1,6 +1,9 @@
 //! The way to a 2xx, for a connection that begins or anything else that wants a tunnel: one proxy after the other is
 //! dialled and asked; where one is slow to accept, the next is dialled beside it.
 //!
+//! Where the proxy wants credentials, it is asked again, by the same connection where it keeps that one. A token for that
+//! may have to come from outside the sandbox; meanwhile the connection is made, or kept.
+//!
 //! Waits for nothing: whoever has one watches its descriptor, serves it when something happened to it or its time has
 //! come, and gets the open connection or the reason why there is none.
 
@@ -9,12 +12,14 @@ use std::sync::Arc;
 
 use smoltcp::time::{Duration, Instant};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Heard};
+use crate::auth::{Step, Why};
 use crate::choice::Asked;
 use crate::race::{self, Rival, Rivals};
 use crate::refusal::{self, Refusal};
 use crate::standing::{Standing, Use};
 use crate::target::Target;
+use crate::token::{self, Answer};
 use crate::upstream::{Ready, Upstream};
 use crate::upstreams::Upstreams;
 
@@ -23,6 +28,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a token; whoever makes it has a shorter limit.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// A proxy that has not answered for so long is looked at, and again after so long; once it is found to be down it is not
 /// waited for any more.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -33,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub enum Stage {
     /// Connecting to it.
     Dialing,
-    /// The request is on its way, or its reply is.
+    /// The request is on its way, or its reply is, or a token for it.
     Asking,
 }
 
@@ -78,6 +85,9 @@ pub struct Approach {
     asking: Instant,
     /// Why it will be refused, if no proxy is left: what a proxy has answered, before what kept another from answering.
     reason: Option<Refusal>,
+    /// The number of a wish for a token.
+    fetching: Option<u64>,
+    is_granted: bool,
     refused: Option<Refusal>,
     /// Connections to proxies begun so far, and when the last one was.
     dials: u32,
@@ -124,6 +134,8 @@ impl Approach {
             rivals: Rivals::default(),
             asking: now,
             reason: None,
+            fetching: None,
+            is_granted: false,
             refused: None,
             dials: 0,
             dialled: now,
@@ -147,7 +159,14 @@ impl Approach {
 
     /// Say whether it waits for a grant, so that it is to be served when the bell rings.
     pub fn is_wishing(&self) -> bool {
-        false
+        self.fetching.is_some()
+    }
+
+    /// Want nothing from outside any more.
+    pub fn forget(&mut self, upstreams: &mut Upstreams) {
+        if let Some(number) = self.fetching.take() {
+            upstreams.wishes.forget(number);
+        }
     }
 
     /// Take note of what the descriptor is ready for.
@@ -164,17 +183,24 @@ impl Approach {
     /// Do all that can be done now. Not to be called again once it is over.
     pub fn serve(&mut self, now: Instant, upstreams: &mut Upstreams) -> Progress {
         if self.refused.is_none() {
+            self.find_place(now, upstreams);
+            self.take_token(now, upstreams);
+        }
+        if self.refused.is_none() {
             self.keep_time(now, upstreams);
         }
         if self.stage == Stage::Dialing {
             self.await_connect(now, upstreams);
         }
-        if self.stage == Stage::Asking
-            && let Some(early) = self.ask(now, upstreams)
+        if self.stage == Stage::Asking && !self.is_granted {
+            self.ask(now, upstreams);
+        }
+        if self.is_granted
             && let Some(upstream) = self.upstream.take()
         {
             self.opened(now, upstreams);
-            return Progress::Granted(Granted { upstream, ready: self.ready, early, used: self.used.take() });
+            let (early, used) = (self.attempt.take_early(), self.used.take());
+            return Progress::Granted(Granted { upstream, ready: self.ready, early, used });
         }
         match self.refused.take() {
             Some(refusal) => Progress::Refused(refusal),
@@ -190,29 +216,42 @@ impl Approach {
     // What time brings.
 
     fn keep_time(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        self.follow(now, upstreams);
         if self.may_hang(now, upstreams) && now >= self.asking + SILENCE && self.is_lost(now) {
-            self.fail(Refusal::Timeout("did not answer"), now, upstreams);
+            self.fail(self.lateness(), now, upstreams);
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            let what = if self.stage == Stage::Dialing { refusal::ACCEPT } else { "did not answer" };
             while let Some(rival) = self.rivals.pop() {
-                self.note(&Refusal::Timeout(what), &rival.used, now, upstreams);
+                self.note(&self.lateness(), &rival.used, now, upstreams);
             }
-            self.fail(Refusal::Timeout(what), now, upstreams);
+            self.fail(self.lateness(), now, upstreams);
         }
         if self.race.is_some_and(|race| race <= now) && self.stage == Stage::Dialing {
             self.race_another(now, upstreams);
         }
     }
 
+    fn lateness(&self) -> Refusal {
+        match self.stage {
+            Stage::Dialing => Refusal::Timeout(refusal::ACCEPT),
+            Stage::Asking if self.fetching.is_some() => {
+                self.refusal_for(Why::Broken("no token for it could be had in time".to_owned()))
+            }
+            Stage::Asking => Refusal::Timeout("did not answer"),
+        }
+    }
+
+    fn refusal_for(&self, why: Why) -> Refusal {
+        let (status, reason) = self.attempt.status();
+        Refusal::Credentials { status, reason, why }
+    }
+
     /// The proxies may have other places since the last look; a proxy that is gone is not asked any more.
-    fn follow(&mut self, now: Instant, upstreams: &mut Upstreams) {
+    fn find_place(&mut self, now: Instant, upstreams: &mut Upstreams) {
         let Some(used) = &self.used else { return };
         match upstreams.place(&used.standing) {
             Some(place) => self.attempt.proxy = place,
             None => {
-                self.attempt.warm = false;
+                self.attempt.begin_anew();
                 self.fail(Refusal::Closed, now, upstreams);
             }
         }
@@ -220,7 +259,8 @@ impl Approach {
 
     /// Say whether another would be asked, were this one found to be down.
     fn may_hang(&self, now: Instant, upstreams: &Upstreams) -> bool {
-        self.stage == Stage::Asking && !self.alone && upstreams.choice.has_another(&self.asked, now)
+        let silent = self.stage == Stage::Asking && self.fetching.is_none();
+        silent && !self.alone && upstreams.choice.has_another(&self.asked, now)
     }
 
     /// Say whether somebody has found the proxy to be down; have it looked at.
@@ -248,7 +288,12 @@ impl Approach {
 
     fn dial_at(&mut self, place: usize, used: Use, now: Instant, upstreams: &mut Upstreams) {
         self.used = Some(used);
-        let dialled = self.attempt.dial(place, &upstreams.proxies, &mut upstreams.pool, now);
+        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
+        self.follow(step, now, upstreams);
+        if self.refused.is_some() || self.upstream.is_some() {
+            return; // it is over, or another proxy was dialled instead
+        }
+        let dialled = self.attempt.dial(&upstreams.proxies, &mut upstreams.pool, now);
         if self.attempt.warm {
             upstreams.stats.pool_hits.up();
         }
@@ -275,6 +320,7 @@ impl Approach {
     /// Dial the next proxy beside the one that is slow.
     fn race_another(&mut self, now: Instant, upstreams: &mut Upstreams) {
         self.race = None;
+        self.forget(upstreams);
         let (Some(upstream), Some(used)) = (self.upstream.take(), self.used.take()) else { return };
         upstreams.note_change(used.slow(now), &used.standing);
         self.rivals.add(Rival { upstream, used, dialled: self.dialled });
@@ -289,11 +335,13 @@ impl Approach {
     fn take_back(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
         let Some(rival) = self.rivals.pop() else { return false };
         let Some(place) = upstreams.place(&rival.used.standing) else { return self.take_back(now, upstreams) };
-        self.attempt.resume(place, &upstreams.proxies);
         (self.upstream, self.used, self.dialled) = (Some(rival.upstream), Some(rival.used), rival.dialled);
         // news of it may have come while it was a rival
         (self.ready, self.stage) = (Ready { readable: true, writable: true, ..Ready::default() }, Stage::Dialing);
         self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
+        self.attempt.begin_anew();
+        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
+        self.follow(step, now, upstreams);
         self.send_request(now, upstreams);
         true
     }
@@ -306,6 +354,7 @@ impl Approach {
             return;
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
+            Some(Ok(())) if self.fetching.is_some() => self.is_connected(TOKEN_TIMEOUT, now, upstreams),
             Some(Ok(())) => self.send_request(now, upstreams),
             Some(Err(error)) => self.fail(Refusal::of_dial(error), now, upstreams),
             None => {}
@@ -324,17 +373,18 @@ impl Approach {
         self.take_back(now, upstreams)
     }
 
+    fn is_connected(&mut self, limit: Duration, now: Instant, upstreams: &mut Upstreams) {
+        if !self.attempt.warm {
+            upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
+        }
+        (self.deadline, self.race, self.rivals) = (Some(now + limit), None, Rivals::default());
+        (self.stage, self.asking) = (Stage::Asking, now);
+    }
+
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
         let Some(upstream) = &self.upstream else { return };
         match self.attempt.send(upstream, &mut self.ready) {
-            Ok(true) if self.stage == Stage::Dialing => {
-                if !self.attempt.warm {
-                    upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
-                }
-                (self.deadline, self.race) = (Some(now + REPLY_TIMEOUT), None);
-                self.rivals = Rivals::default();
-                (self.stage, self.asking) = (Stage::Asking, now);
-            }
+            Ok(true) if self.stage == Stage::Dialing => self.is_connected(REPLY_TIMEOUT, now, upstreams),
             Ok(_) => {}
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
@@ -342,18 +392,67 @@ impl Approach {
 
     // Asking.
 
-    /// Give the early bytes once there is a 2xx.
-    fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) -> Option<Vec<u8>> {
-        if self.ready.writable && self.attempt.is_unsent() {
-            self.send_request(now, upstreams);
-        }
-        let upstream = self.upstream.as_ref()?;
-        match self.attempt.read(upstream, &mut self.ready) {
-            Ok(early) => early,
-            Err(refusal) => {
-                self.fail(refusal, now, upstreams);
-                None
+    fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        loop {
+            let Some(upstream) = &self.upstream else { return };
+            if self.attempt.needs_another(upstream) {
+                return self.dial_again(now, upstreams);
             }
+            if self.ready.writable && self.attempt.is_unsent() {
+                self.send_request(now, upstreams);
+            }
+            let Some(upstream) = &self.upstream else { return };
+            match self.attempt.read(upstream, &mut self.ready, now) {
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Free | Heard::Spent) => {}
+                Ok(Heard::Step(step)) => {
+                    (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
+                    self.follow(step, now, upstreams);
+                }
+                Err(refusal) => return self.fail(refusal, now, upstreams),
+            }
+            if self.is_granted || self.refused.is_some() || self.stage == Stage::Dialing {
+                return;
+            }
+        }
+    }
+
+    /// Ask the same proxy by another connection.
+    fn dial_again(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let dialled = self.attempt.dial_again(&upstreams.proxies);
+        self.ask_by(dialled, now, upstreams);
+    }
+
+    /// Do what the proxy's answer, or a token's, has led to.
+    fn follow(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
+        match step {
+            Step::Ask(authorization) => self.attempt.authorize(&authorization),
+            Step::Granted => self.is_granted = true,
+            Step::Refuse(why) => self.fail(self.refusal_for(why), now, upstreams),
+            Step::Fetch(wish) => self.fetch(&wish, now, upstreams),
+        }
+    }
+
+    fn fetch(&mut self, wish: &token::Wish, now: Instant, upstreams: &mut Upstreams) {
+        let proxy = &upstreams.proxies[self.attempt.proxy];
+        self.fetching = upstreams.wishes.wish("token", wish.bytes(&proxy.name, proxy.address.port()));
+        if self.fetching.is_none() {
+            let answer = Answer::Missing("too many are waited for".to_owned());
+            let step = self.attempt.take_token(answer, now);
+            self.follow(step, now, upstreams);
+        } else if self.stage == Stage::Asking {
+            self.deadline = Some(now + TOKEN_TIMEOUT);
+        }
+    }
+
+    fn take_token(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let Some(grant) = self.fetching.and_then(|number| upstreams.wishes.take(number)) else { return };
+        self.fetching = None;
+        let answer = grant.map_or_else(Answer::Missing, |(bytes, _)| Answer::parse(&bytes));
+        let step = self.attempt.take_token(answer, now);
+        self.follow(step, now, upstreams);
+        if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
+            (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
         }
     }
 
@@ -367,14 +466,17 @@ impl Approach {
     fn fail(&mut self, refusal: Refusal, now: Instant, upstreams: &mut Upstreams) {
         (self.deadline, self.race) = (None, None);
         if self.attempt.was_hung_up(&refusal) {
-            upstreams.stats.pool_stale.up();
-            let dialled = self.attempt.dial_again(&upstreams.proxies);
-            return self.ask_by(dialled, now, upstreams);
+            if self.attempt.warm {
+                upstreams.stats.pool_stale.up();
+            }
+            return self.dial_again(now, upstreams);
         }
+        self.forget(upstreams);
         if let Some(used) = self.used.take() {
             self.note(&refusal, &used, now, upstreams);
             if refusal.is_of_credentials() {
-                upstreams.same_credentials(&used.standing).for_each(|address| self.asked.pass(address));
+                let told = upstreams.same_credentials(&used.standing);
+                told.into_iter().for_each(|address| self.asked.pass(address));
             }
         }
         self.upstream.take().into_iter().for_each(Upstream::reset);

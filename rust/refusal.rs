@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::auth::Why;
 use crate::health::Event;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
@@ -23,6 +24,8 @@ pub enum Refusal {
     Closed,
     /// A final status other than 2xx.
     Status(u16, String),
+    /// There was no authentication: the status that says so (0: it was not even asked), and why.
+    Credentials { status: u16, reason: String, why: Why },
     /// No descriptor, port or kernel memory for a socket.
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
@@ -41,11 +44,12 @@ impl Refusal {
     }
 
     /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
-    /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
+    /// not what was meant.
     pub fn goes_on(&self, policy_too: bool) -> bool {
         match self {
             Refusal::Status(500..=599, _) => true,
             Refusal::Status(..) => policy_too,
+            Refusal::Credentials { .. } => true, // but not with the same ones: see approach.rs
             Refusal::Descriptors(_) | Refusal::Memory => false,
             Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => true,
         }
@@ -53,12 +57,12 @@ impl Refusal {
 
     /// Say whether a proxy has answered.
     pub fn is_an_answer(&self) -> bool {
-        matches!(self, Refusal::Status(..))
+        matches!(self, Refusal::Status(..) | Refusal::Credentials { .. })
     }
 
-    /// Say whether the proxy wants other credentials; 401 is what tinyproxy says to wrong ones.
+    /// Say whether the credentials are not good enough, so that no other proxy is to be shown the same.
     pub fn is_of_credentials(&self) -> bool {
-        matches!(self, Refusal::Status(401 | 407, _))
+        matches!(self, Refusal::Credentials { why, .. } if !matches!(why, Why::NoMeans { .. }))
     }
 
     /// Give what it tells about the proxy's health.
@@ -66,9 +70,14 @@ impl Refusal {
         match self {
             Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
             Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
-            Refusal::Status(..) => Some(Event::Answered),
-            Refusal::Descriptors(_) | Refusal::Memory => None,
+            Refusal::Credentials { status: 0, .. } | Refusal::Descriptors(_) | Refusal::Memory => None,
+            Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
         }
+    }
+
+    /// Say whether a person has been told already.
+    pub fn is_told_already(&self) -> bool {
+        matches!(self, Refusal::Credentials { why: Why::Resting, .. })
     }
 
     /// Give the counter that counts it.
@@ -79,6 +88,8 @@ impl Refusal {
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
             Refusal::Status(status, _) => of_status(*status, stats),
+            Refusal::Credentials { status: 0, .. } => &stats.refused_credentials,
+            Refusal::Credentials { status, .. } => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
         }
@@ -92,7 +103,8 @@ impl Refusal {
             Refusal::Garbage(_) => "garbage",
             Refusal::Closed => "closed",
             Refusal::Status(403, _) => "403",
-            Refusal::Status(407, _) => "407",
+            Refusal::Credentials { why: Why::NoMeans { .. }, .. } => "407",
+            Refusal::Credentials { .. } => "credentials",
             Refusal::Status(502..=504, _) => "50x",
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
@@ -107,10 +119,10 @@ impl Refusal {
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
             Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
             Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),
-            Refusal::Status(407, reason) => {
-                format!(
-                    "the proxy {proxy} wants credentials (407 {reason}): give --proxy-user or --proxy-password-file"
-                )
+            Refusal::Credentials { status: 0, why, .. } => format!("the proxy {proxy} {why}"),
+            Refusal::Credentials { status, reason, why } => {
+                let said = format!("{status} {reason}");
+                format!("the proxy {proxy} {why} ({})", said.trim_end())
             }
             Refusal::Status(status, reason) => {
                 format!("the proxy {proxy} refused {target}: {}", format!("{status} {reason}").trim_end())

@@ -69,7 +69,7 @@ impl Tally {
             Refusal::Timeout(_) => self.timeout.up(),
             Refusal::Garbage(_) => self.garbage.up(),
             Refusal::Closed => self.closed.up(),
-            Refusal::Status(407, _) => self.refused_407.up(),
+            Refusal::Status(407, _) | Refusal::Credentials { .. } => self.refused_407.up(),
             Refusal::Status(400..=499, _) => self.refused_4xx.up(),
             Refusal::Status(500..=599, _) => self.refused_5xx.up(),
             Refusal::Status(..) => self.refused_other.up(),

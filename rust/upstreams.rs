@@ -7,6 +7,7 @@ use smoltcp::time::Instant;
 
 use crate::choice::Choice;
 use crate::health::State;
+use crate::login::Login;
 use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::roster::{Policy, Roster};
@@ -16,33 +17,35 @@ use crate::target::Target;
 use crate::upstream::Upstream;
 use crate::wishes::Wishes;
 
-/// A proxy: where it listens, and what it is told. Not Debug: it holds a password.
+/// A proxy: where it listens, and what it is told.
 #[derive(Clone)]
 pub struct Proxy {
     pub address: SocketAddr,
     /// The host of its URL: the name in its certificate and of its service principal.
     pub name: String,
     pub tls: bool,
-    /// Empty: no credentials.
-    pub user: String,
-    pub password: Vec<u8>,
-    /// What the user gave means for, in lower case; empty: whatever `user` and `password` suffice for.
-    pub schemes: Vec<String>,
-    /// Whether credentials are sent before they are asked for.
-    pub preemptive: bool,
+    /// The credentials, and what is known of how the proxy wants them.
+    pub login: Login,
 }
 
 impl Proxy {
     /// Give a proxy at `address` that is spoken to in plain text and without credentials.
     pub fn plain(address: SocketAddr) -> Proxy {
-        Proxy {
-            address,
-            name: address.ip().to_string(),
-            tls: false,
-            user: String::new(),
-            password: Vec::new(),
-            schemes: Vec::new(),
-            preemptive: false,
+        Proxy { address, name: address.ip().to_string(), tls: false, login: Login::default() }
+    }
+}
+
+/// Let addresses of one proxy, and those of it that are `known` already, have one memory: an account is one, too.
+pub fn share_logins(proxies: &mut [Proxy], known: &[Proxy]) {
+    for index in 0..proxies.len() {
+        let (before, rest) = proxies.split_at_mut(index);
+        let Some(proxy) = rest.first_mut() else { return };
+        let is_same = |other: &&Proxy| {
+            (&other.name, other.address.port(), other.tls) == (&proxy.name, proxy.address.port(), proxy.tls)
+                && other.login.has_means_of(&proxy.login)
+        };
+        if let Some(other) = known.iter().chain(before.iter()).find(is_same) {
+            proxy.login = other.login.clone();
         }
     }
 }
@@ -121,14 +124,17 @@ impl Upstreams {
     }
 
     /// Give the addresses of the proxies that would be told the same credentials as the one of `standing`.
-    pub fn same_credentials(&self, standing: &Arc<Standing>) -> impl Iterator<Item = SocketAddr> {
-        let told = |proxy: &Proxy| (proxy.user.clone(), proxy.password.clone());
-        let theirs = self.place(standing).map(|place| told(&self.proxies[place]));
-        self.proxies.iter().filter(move |proxy| Some(told(proxy)) == theirs).map(|proxy| proxy.address)
+    pub fn same_credentials(&self, standing: &Arc<Standing>) -> Vec<SocketAddr> {
+        let Some(place) = self.place(standing) else { return Vec::new() };
+        let told = &self.proxies[place].login;
+        self.proxies.iter().filter(|proxy| proxy.login.has_means_of(told)).map(|proxy| proxy.address).collect()
     }
 
     /// Tell the log of a refusal, whatever comes of it.
     pub fn note_refusal(&mut self, refusal: &Refusal, target: &Target, address: SocketAddr, now: Instant) {
+        if refusal.is_told_already() {
+            return;
+        }
         if !self.notes.add(refusal.kind(), now, || refusal.text(target, address)) {
             self.stats.notes_held_back.up();
         }
@@ -178,6 +184,28 @@ impl Upstreams {
 mod tests {
     use super::*;
     use crate::choice::Asked;
+    use crate::means::Means;
+
+    #[test]
+    fn addresses_of_one_proxy_share_what_is_known_of_the_account() {
+        let named = |address: &str, name: &str, user: &str| {
+            let means = Means { user: user.as_bytes().to_vec(), ..Means::default() };
+            Proxy { name: name.to_owned(), login: Login::new(means), ..Proxy::plain(address.parse().unwrap()) }
+        };
+        let known = [named("192.0.2.1:1", "a", "ann")];
+        let mut proxies = [
+            named("192.0.2.2:1", "a", "ann"),
+            named("192.0.2.3:1", "a", "bob"),
+            named("192.0.2.1:1", "b", "ann"),
+            named("192.0.2.4:1", "b", "ann"),
+            named("192.0.2.4:2", "b", "ann"),
+        ];
+        share_logins(&mut proxies, &known);
+        assert!(proxies[0].login.is(&known[0].login) && proxies[2].login.is(&proxies[3].login));
+        for (one, other) in [(0, 1), (0, 2), (3, 4)] {
+            assert!(!proxies[one].login.is(&proxies[other].login), "{one} and {other}");
+        }
+    }
 
     #[test]
     fn other_proxies_are_for_connections_that_begin_later_and_may_be_fewer() {
