@@ -174,6 +174,8 @@ class Start:
     uid: int
     files: tuple[str, ...] = ()
     balancing: Balancing = PLAIN
+    ports: tuple[int, ...] = ()
+    """Of proxies that may come later: no connection is possible to others than these and those of `upstreams`."""
 
 
 @dataclass(frozen=True, slots=True)

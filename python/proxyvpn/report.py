@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxyvpn import figures
+from proxyvpn.balancing import ORDER
 from proxyvpn.messages import Report, Standing
 from proxyvpn.options import Options
 from proxyvpn.state import Record
@@ -36,7 +37,7 @@ class Condition:
 
 def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...], remote: bool = False) -> str:
     """Say in one line what happens to TCP, UDP and DNS from now on; `remote`: who reads it came in by SSH."""
-    proxies = ", then ".join(str(proxy) for proxy in options.proxies)
+    proxies = _named(tuple(map(str, options.proxies)), options.balancing.way)
     source = f" (from {options.source})" if options.source else ""
     names = ", ".join(resolvers)
     if options.killswitch:
@@ -47,6 +48,13 @@ def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...], remote
         dns = f"DNS goes directly to {names}" if names else "DNS over TCP goes through the proxy"
         rest = f"killswitch off, UDP is left alone; {dns}"
     return f"ready: TCP goes through {proxies}{source} by {ifname}; {rest}{_to_confirm(options, remote)}"
+
+
+def _named(proxies: tuple[str, ...], way: str) -> str:
+    """Name the proxies, and how one of them is chosen."""
+    if way == ORDER or len(proxies) == 1:
+        return ", then ".join(proxies)
+    return f"{', '.join(proxies)} ({way})"
 
 
 def _to_confirm(options: Options, remote: bool) -> str:
@@ -141,7 +149,7 @@ def _standings(report: Report) -> list[str]:
     if len(report.standings) < 2 and all(found.state == "up" for found in report.standings):
         return []
     return [
-        f"  {found.endpoint!s:<20}  {figures.standing_line(found.state, found.seconds, found.counters)}"
+        f"  {found.endpoint!s:<20}  {figures.standing_line(found.state, _duration(found.seconds), found.counters)}"
         for found in report.standings
     ]
 
