@@ -1,5 +1,10 @@
+<<<<<<< HEAD
 //! What is said to a proxy on the way to a 2xx: the request, and the reading of its reply, again where it wants
 //! credentials; then maybe to another one.
+=======
+//! What is said to a proxy on the way to a 2xx: the request, and the reading of its reply, again where the proxy wants
+//! credentials.
+>>>>>>> main
 //!
 //! Knows nothing of stages and time limits; approach.rs does. What credentials are said is decided in auth.rs.
 
@@ -90,10 +95,17 @@ impl Attempt {
         }
     }
 
+<<<<<<< HEAD
     /// Turn to the one of `proxies` at `place`; give what is to be done beside dialling it.
     pub fn turn_to(&mut self, place: usize, proxies: &[Proxy], now: Instant) -> Step {
         self.proxy = place;
         self.login = proxies[self.proxy].login.clone();
+=======
+    /// Turn to the proxy at `place`; give what is to be done beside dialling it.
+    pub fn turn_to(&mut self, place: usize, proxies: &[Proxy], now: Instant) -> Step {
+        self.proxy = place;
+        self.login = proxies[place].login.clone();
+>>>>>>> main
         self.exchange = Exchange::new(self.target.to_string());
         self.request.clear();
         self.exchange.open(&mut self.login.memory(), now)
@@ -102,7 +114,18 @@ impl Attempt {
     /// Take a connection to that proxy from the pool, or begin one.
     pub fn dial(&mut self, proxies: &[Proxy], pool: &mut Pool, now: Instant) -> Result<Upstream, Refusal> {
         let warm = pool.take(self.proxy, now);
+<<<<<<< HEAD
         self.begin(&proxies[self.proxy], warm)
+=======
+        self.warm = warm.is_some();
+        self.begin(&proxies[self.proxy], warm)
+    }
+
+    /// Ask by a connection that is there already, and new.
+    pub fn resume(&mut self) {
+        self.warm = false;
+        self.start_over();
+>>>>>>> main
     }
 
     /// Begin a connection to the same proxy once more, in the place of one that was hung up on.
@@ -110,15 +133,29 @@ impl Attempt {
         self.begin(&proxies[self.proxy], None)
     }
 
+<<<<<<< HEAD
     /// Begin on a new connection, whoever has made it.
     pub fn begin_anew(&mut self) {
         (self.warm, self.turn, self.reused) = (false, Turn::Ask, false);
+=======
+    /// The proxy is gone: whatever happens to the connection, there is no other one to it.
+    pub fn is_the_last(&mut self) {
+        (self.warm, self.reused) = (false, false);
+    }
+
+    fn start_over(&mut self) {
+        (self.turn, self.reused) = (Turn::Ask, false);
+>>>>>>> main
         (self.sent, self.reply) = (0, Connect::default());
     }
 
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
+<<<<<<< HEAD
         self.begin_anew();
         self.warm = warm.is_some();
+=======
+        self.start_over();
+>>>>>>> main
         warm.map_or_else(|| Upstream::dial(proxy.address), Ok).map_err(Refusal::of_dial)
     }
 
@@ -227,7 +264,12 @@ impl Attempt {
                 self.status = (401, reason);
                 Ok(Heard::Step(self.exchange.refused(&mut self.login.memory(), now)))
             }
-            Verdict::Refused { status, reason, .. } => Err(Refusal::Status(status, reason)),
+            Verdict::Refused { status, reason, .. } => {
+                if !matches!(status, 400 | 401 | 408 | 431) {
+                    self.exchange.accepted(&self.reply.fields(), &mut self.login.memory());
+                }
+                Err(Refusal::Status(status, reason))
+            }
             Verdict::Bad(why) => Err(Refusal::Garbage(why)),
         }
     }

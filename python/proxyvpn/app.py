@@ -122,7 +122,7 @@ class Life:
         self._prepare_worker()
         for line in self._weaker:
             world.say(f"the worker's sandbox is weaker here: {line}")
-        if trial.is_needed(self._places):
+        if trial.is_needed(self._places) or world.ticket:
             trial.run(self._worker, self._wishes, self._places, world.stop)
         tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues)
         self._write_record(tunnel)

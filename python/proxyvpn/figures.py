@@ -165,8 +165,9 @@ def standing_line(state: str, lasting: str, counters: Counters) -> str:
     line = f"{how}; {count('flows_now', 0)} flows, {opened} of {count('connects', 0)} connects opened"
     if opened:
         line += f" in {count('connect_sum_us', 0) / opened / 1000:.0f} ms on average"
-    reasons = ((failed, "{} failed"), (said_no, "{} refused"), (count("downs", 0), "down {} times so far"))
-    return line + "".join(f", {words.format(value)}" for value, words in reasons if value)
+    downs = count("downs", 0)
+    reasons = ((failed, "failed"), (said_no, "refused"), (downs, "time down" if downs == 1 else "times down"))
+    return line + "".join(f", {value} {words}" for value, words in reasons if value)
 
 
 def dropped_by_tun_line(counters: Counters) -> str:
