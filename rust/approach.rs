@@ -30,17 +30,10 @@ const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a token; whoever makes it has a shorter limit.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
-<<<<<<< HEAD
 /// A proxy that has not answered for so long is looked at, and again after so long; once it is found to be down it is not
 /// waited for any more.
 const SILENCE: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-=======
-/// A proxy that has not answered for so long is not waited for any more once it is found to be down; and how often that is
-/// looked for.
-const HANGING: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_secs(2);
->>>>>>> main
 
 /// How far it has come with the proxy of this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +78,9 @@ pub struct Approach {
     used: Option<Use>,
     ready: Ready,
     deadline: Option<Instant>,
-<<<<<<< HEAD
-=======
     /// The number of a wish for a token.
     fetching: Option<u64>,
     is_granted: bool,
->>>>>>> main
     /// When the next proxy is to be dialled beside this one, and those beside which that has happened.
     race: Option<Instant>,
     rivals: Rivals,
@@ -98,12 +88,6 @@ pub struct Approach {
     asking: Instant,
     /// Why it will be refused, if no proxy is left: what a proxy has answered, before what kept another from answering.
     reason: Option<Refusal>,
-<<<<<<< HEAD
-    /// The number of a wish for a token.
-    fetching: Option<u64>,
-    is_granted: bool,
-=======
->>>>>>> main
     refused: Option<Refusal>,
     /// Connections to proxies begun so far, and when the last one was.
     dials: u32,
@@ -146,20 +130,12 @@ impl Approach {
             used: None,
             ready: Ready::default(),
             deadline: None,
-<<<<<<< HEAD
-=======
             fetching: None,
             is_granted: false,
->>>>>>> main
             race: None,
             rivals: Rivals::default(),
             asking: now,
             reason: None,
-<<<<<<< HEAD
-            fetching: None,
-            is_granted: false,
-=======
->>>>>>> main
             refused: None,
             dials: 0,
             dialled: now,
@@ -206,14 +182,7 @@ impl Approach {
 
     /// Do all that can be done now. Not to be called again once it is over.
     pub fn serve(&mut self, now: Instant, upstreams: &mut Upstreams) -> Progress {
-<<<<<<< HEAD
-        if self.refused.is_none() {
-            self.find_place(now, upstreams);
-            self.take_token(now, upstreams);
-        }
-=======
         self.take_token(now, upstreams);
->>>>>>> main
         if self.refused.is_none() {
             self.keep_time(now, upstreams);
         }
@@ -227,39 +196,12 @@ impl Approach {
             && let Some(upstream) = self.upstream.take()
         {
             self.opened(now, upstreams);
-<<<<<<< HEAD
-            let (early, used) = (self.attempt.take_early(), self.used.take());
-            return Progress::Granted(Granted { upstream, ready: self.ready, early, used });
-=======
             let early = self.attempt.take_early();
             return Progress::Granted(Granted { upstream, ready: self.ready, early, used: self.used.take() });
->>>>>>> main
         }
         match self.refused.take() {
             Some(refusal) => Progress::Refused(refusal),
             None => Progress::Waiting(self.next_look(now, upstreams)),
-        }
-    }
-
-    /// Give the reason when it is over already, after `begin`.
-    pub fn take_refusal(&mut self) -> Option<Refusal> {
-        self.refused.take()
-    }
-
-    // What time brings.
-
-    fn keep_time(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        if self.may_hang(now, upstreams) && now >= self.asking + SILENCE && self.is_lost(now) {
-            self.fail(self.lateness(), now, upstreams);
-        }
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            while let Some(rival) = self.rivals.pop() {
-                self.note(&self.lateness(), &rival.used, now, upstreams);
-            }
-            self.fail(self.lateness(), now, upstreams);
-        }
-        if self.race.is_some_and(|race| race <= now) && self.stage == Stage::Dialing {
-            self.race_another(now, upstreams);
         }
     }
 
@@ -278,8 +220,6 @@ impl Approach {
         Refusal::Credentials { status, reason, why }
     }
 
-<<<<<<< HEAD
-=======
     /// Give the reason when it is over already, after `begin`.
     pub fn take_refusal(&mut self) -> Option<Refusal> {
         self.refused.take()
@@ -289,7 +229,7 @@ impl Approach {
 
     fn keep_time(&mut self, now: Instant, upstreams: &mut Upstreams) {
         self.follow(now, upstreams);
-        if self.stage == Stage::Asking && self.is_hanging(now, upstreams) {
+        if self.may_hang(now, upstreams) && now >= self.asking + SILENCE && self.is_lost(now) {
             self.fail(Refusal::Timeout("did not answer"), now, upstreams);
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -304,24 +244,18 @@ impl Approach {
         }
     }
 
->>>>>>> main
     /// The proxies may have other places since the last look; a proxy that is gone is not asked any more.
-    fn find_place(&mut self, now: Instant, upstreams: &mut Upstreams) {
+    fn follow(&mut self, now: Instant, upstreams: &mut Upstreams) {
         let Some(used) = &self.used else { return };
         match upstreams.place(&used.standing) {
             Some(place) => self.attempt.proxy = place,
             None => {
-<<<<<<< HEAD
-                self.attempt.begin_anew();
-=======
                 self.attempt.is_the_last();
->>>>>>> main
                 self.fail(Refusal::Closed, now, upstreams);
             }
         }
     }
 
-<<<<<<< HEAD
     /// Say whether another would be asked, were this one found to be down.
     fn may_hang(&self, now: Instant, upstreams: &Upstreams) -> bool {
         let silent = self.stage == Stage::Asking && self.fetching.is_none();
@@ -333,14 +267,6 @@ impl Approach {
         let Some(used) = &self.used else { return false };
         used.standing.is_awaited(now);
         used.is_lost(now)
-=======
-    /// Say whether the proxy has been silent for long, and another finds that it is down.
-    fn is_hanging(&self, now: Instant, upstreams: &Upstreams) -> bool {
-        now >= self.asking + HANGING
-            && self.fetching.is_none()
-            && self.used.as_ref().is_some_and(|used| used.is_lost(now))
-            && upstreams.choice.has_another(&self.asked, now)
->>>>>>> main
     }
 
     fn next_look(&self, now: Instant, upstreams: &Upstreams) -> Option<Instant> {
@@ -362,11 +288,7 @@ impl Approach {
     fn dial_at(&mut self, place: usize, used: Use, now: Instant, upstreams: &mut Upstreams) {
         self.used = Some(used);
         let step = self.attempt.turn_to(place, &upstreams.proxies, now);
-<<<<<<< HEAD
-        self.follow(step, now, upstreams);
-=======
         self.obey(step, now, upstreams);
->>>>>>> main
         if self.refused.is_some() || self.upstream.is_some() {
             return; // it is over, or another proxy was dialled instead
         }
@@ -377,8 +299,6 @@ impl Approach {
         self.ask_by(dialled, now, upstreams);
     }
 
-<<<<<<< HEAD
-=======
     /// Do what the proxy's answer, or a token's, has led to.
     fn obey(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
         match step {
@@ -411,11 +331,10 @@ impl Approach {
         let step = self.attempt.take_token(answer, now);
         self.obey(step, now, upstreams);
         if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
-            self.deadline = Some(now + REPLY_TIMEOUT);
+            (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
         }
     }
 
->>>>>>> main
     /// Send the request by a new connection, now or when there is one.
     fn ask_by(&mut self, dialled: Result<Upstream, Refusal>, now: Instant, upstreams: &mut Upstreams) {
         (self.ready, self.stage) = (Ready::default(), Stage::Dialing);
@@ -455,16 +374,10 @@ impl Approach {
         // news of it may have come while it was a rival
         (self.ready, self.stage) = (Ready { readable: true, writable: true, ..Ready::default() }, Stage::Dialing);
         self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
-<<<<<<< HEAD
-        self.attempt.begin_anew();
-        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
-        self.follow(step, now, upstreams);
-=======
         self.attempt.resume();
         self.forget(upstreams);
         let step = self.attempt.turn_to(place, &upstreams.proxies, now);
         self.obey(step, now, upstreams);
->>>>>>> main
         self.send_request(now, upstreams);
         true
     }
@@ -484,8 +397,6 @@ impl Approach {
         }
     }
 
-<<<<<<< HEAD
-=======
     fn is_connected(&mut self, limit: Duration, now: Instant, upstreams: &mut Upstreams) {
         if !self.attempt.warm {
             upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
@@ -495,7 +406,6 @@ impl Approach {
         (self.stage, self.asking) = (Stage::Asking, now);
     }
 
->>>>>>> main
     /// Let a rival that is connected take the place of the one that is waited for; says whether there was one.
     fn judge_race(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
         let mut failed = Vec::new();
@@ -506,17 +416,6 @@ impl Approach {
         let Some(winner) = winner else { return false };
         self.rivals.add(winner);
         self.take_back(now, upstreams)
-<<<<<<< HEAD
-    }
-
-    fn is_connected(&mut self, limit: Duration, now: Instant, upstreams: &mut Upstreams) {
-        if !self.attempt.warm {
-            upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
-        }
-        (self.deadline, self.race, self.rivals) = (Some(now + limit), None, Rivals::default());
-        (self.stage, self.asking) = (Stage::Asking, now);
-=======
->>>>>>> main
     }
 
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
@@ -544,13 +443,8 @@ impl Approach {
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Free | Heard::Spent) => {}
                 Ok(Heard::Step(step)) => {
-<<<<<<< HEAD
                     (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
-                    self.follow(step, now, upstreams);
-=======
-                    self.deadline = Some(now + REPLY_TIMEOUT);
                     self.obey(step, now, upstreams);
->>>>>>> main
                 }
                 Err(refusal) => return self.fail(refusal, now, upstreams),
             }
@@ -566,42 +460,6 @@ impl Approach {
         self.ask_by(dialled, now, upstreams);
     }
 
-<<<<<<< HEAD
-    /// Do what the proxy's answer, or a token's, has led to.
-    fn follow(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
-        match step {
-            Step::Ask(authorization) => self.attempt.authorize(&authorization),
-            Step::Granted => self.is_granted = true,
-            Step::Refuse(why) => self.fail(self.refusal_for(why), now, upstreams),
-            Step::Fetch(wish) => self.fetch(&wish, now, upstreams),
-        }
-    }
-
-    fn fetch(&mut self, wish: &token::Wish, now: Instant, upstreams: &mut Upstreams) {
-        let proxy = &upstreams.proxies[self.attempt.proxy];
-        self.fetching = upstreams.wishes.wish("token", wish.bytes(&proxy.name, proxy.address.port()));
-        if self.fetching.is_none() {
-            let answer = Answer::Missing("too many are waited for".to_owned());
-            let step = self.attempt.take_token(answer, now);
-            self.follow(step, now, upstreams);
-        } else if self.stage == Stage::Asking {
-            self.deadline = Some(now + TOKEN_TIMEOUT);
-        }
-    }
-
-    fn take_token(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let Some(grant) = self.fetching.and_then(|number| upstreams.wishes.take(number)) else { return };
-        self.fetching = None;
-        let answer = grant.map_or_else(Answer::Missing, |(bytes, _)| Answer::parse(&bytes));
-        let step = self.attempt.take_token(answer, now);
-        self.follow(step, now, upstreams);
-        if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
-            (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
-        }
-    }
-
-=======
->>>>>>> main
     fn opened(&self, now: Instant, upstreams: &mut Upstreams) {
         if let Some(used) = &self.used {
             upstreams.note_change(used.opened(now), &used.standing);
@@ -621,8 +479,7 @@ impl Approach {
         if let Some(used) = self.used.take() {
             self.note(&refusal, &used, now, upstreams);
             if refusal.is_of_credentials() {
-                let told = upstreams.same_credentials(&used.standing);
-                told.into_iter().for_each(|address| self.asked.pass(address));
+                upstreams.same_credentials(&used.standing).for_each(|address| self.asked.pass(address));
             }
         }
         self.upstream.take().into_iter().for_each(Upstream::reset);

@@ -1,10 +1,5 @@
-<<<<<<< HEAD
-//! What is said to a proxy on the way to a 2xx: the request, and the reading of its reply, again where it wants
-//! credentials; then maybe to another one.
-=======
 //! What is said to a proxy on the way to a 2xx: the request, and the reading of its reply, again where the proxy wants
 //! credentials.
->>>>>>> main
 //!
 //! Knows nothing of stages and time limits; approach.rs does. What credentials are said is decided in auth.rs.
 
@@ -95,17 +90,10 @@ impl Attempt {
         }
     }
 
-<<<<<<< HEAD
-    /// Turn to the one of `proxies` at `place`; give what is to be done beside dialling it.
-    pub fn turn_to(&mut self, place: usize, proxies: &[Proxy], now: Instant) -> Step {
-        self.proxy = place;
-        self.login = proxies[self.proxy].login.clone();
-=======
     /// Turn to the proxy at `place`; give what is to be done beside dialling it.
     pub fn turn_to(&mut self, place: usize, proxies: &[Proxy], now: Instant) -> Step {
         self.proxy = place;
         self.login = proxies[place].login.clone();
->>>>>>> main
         self.exchange = Exchange::new(self.target.to_string());
         self.request.clear();
         self.exchange.open(&mut self.login.memory(), now)
@@ -114,9 +102,6 @@ impl Attempt {
     /// Take a connection to that proxy from the pool, or begin one.
     pub fn dial(&mut self, proxies: &[Proxy], pool: &mut Pool, now: Instant) -> Result<Upstream, Refusal> {
         let warm = pool.take(self.proxy, now);
-<<<<<<< HEAD
-        self.begin(&proxies[self.proxy], warm)
-=======
         self.warm = warm.is_some();
         self.begin(&proxies[self.proxy], warm)
     }
@@ -125,19 +110,14 @@ impl Attempt {
     pub fn resume(&mut self) {
         self.warm = false;
         self.start_over();
->>>>>>> main
     }
 
     /// Begin a connection to the same proxy once more, in the place of one that was hung up on.
     pub fn dial_again(&mut self, proxies: &[Proxy]) -> Result<Upstream, Refusal> {
+        self.warm = false;
         self.begin(&proxies[self.proxy], None)
     }
 
-<<<<<<< HEAD
-    /// Begin on a new connection, whoever has made it.
-    pub fn begin_anew(&mut self) {
-        (self.warm, self.turn, self.reused) = (false, Turn::Ask, false);
-=======
     /// The proxy is gone: whatever happens to the connection, there is no other one to it.
     pub fn is_the_last(&mut self) {
         (self.warm, self.reused) = (false, false);
@@ -145,17 +125,11 @@ impl Attempt {
 
     fn start_over(&mut self) {
         (self.turn, self.reused) = (Turn::Ask, false);
->>>>>>> main
         (self.sent, self.reply) = (0, Connect::default());
     }
 
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
-<<<<<<< HEAD
-        self.begin_anew();
-        self.warm = warm.is_some();
-=======
         self.start_over();
->>>>>>> main
         warm.map_or_else(|| Upstream::dial(proxy.address), Ok).map_err(Refusal::of_dial)
     }
 

@@ -44,12 +44,11 @@ impl Refusal {
     }
 
     /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
-    /// not what was meant.
+    /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
     pub fn goes_on(&self, policy_too: bool) -> bool {
         match self {
             Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
             Refusal::Status(..) => policy_too,
-            Refusal::Credentials { .. } => true, // but not with the same ones: see approach.rs
             Refusal::Descriptors(_) | Refusal::Memory => false,
             Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => true,
         }
@@ -60,13 +59,9 @@ impl Refusal {
         matches!(self, Refusal::Status(..) | Refusal::Credentials { .. })
     }
 
-    /// Say whether the credentials are not good enough, so that no other proxy is to be shown the same.
+    /// Say whether the proxy wants other credentials; 401 is what tinyproxy says to wrong ones.
     pub fn is_of_credentials(&self) -> bool {
-<<<<<<< HEAD
-        matches!(self, Refusal::Credentials { why, .. } if !matches!(why, Why::NoMeans { .. }))
-=======
         matches!(self, Refusal::Status(401 | 407, _) | Refusal::Credentials { .. })
->>>>>>> main
     }
 
     /// Give what it tells about the proxy's health.
@@ -74,11 +69,7 @@ impl Refusal {
         match self {
             Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
             Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
-<<<<<<< HEAD
-            Refusal::Credentials { status: 0, .. } | Refusal::Descriptors(_) | Refusal::Memory => None,
-=======
             Refusal::Descriptors(_) | Refusal::Memory | Refusal::Credentials { why: Why::Resting, .. } => None,
->>>>>>> main
             Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
         }
     }

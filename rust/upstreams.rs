@@ -123,30 +123,16 @@ impl Upstreams {
         self.choice.standings().iter().position(|other| Arc::ptr_eq(other, standing))
     }
 
-<<<<<<< HEAD
-    /// Give the addresses of the proxies that would be told the same credentials as the one of `standing`.
-    pub fn same_credentials(&self, standing: &Arc<Standing>) -> Vec<SocketAddr> {
-        let Some(place) = self.place(standing) else { return Vec::new() };
-        let told = &self.proxies[place].login;
-        self.proxies.iter().filter(|proxy| proxy.login.has_means_of(told)).map(|proxy| proxy.address).collect()
-=======
     /// Give the addresses of the proxies that would be told the same password as the one of `standing`: none where there is
     /// none, and so no account that could be locked.
     pub fn same_credentials(&self, standing: &Arc<Standing>) -> impl Iterator<Item = SocketAddr> {
         let theirs = self.place(standing).map(|place| self.proxies[place].login.clone()).filter(Login::has_user);
         let is_same = move |proxy: &&Proxy| theirs.as_ref().is_some_and(|login| login.has_means_of(&proxy.login));
         self.proxies.iter().filter(is_same).map(|proxy| proxy.address)
->>>>>>> main
     }
 
     /// Tell the log of a refusal, whatever comes of it.
     pub fn note_refusal(&mut self, refusal: &Refusal, target: &Target, address: SocketAddr, now: Instant) {
-<<<<<<< HEAD
-        if refusal.is_told_already() {
-            return;
-        }
-=======
->>>>>>> main
         if !self.notes.add(refusal.kind(), now, || refusal.text(target, address)) {
             self.stats.notes_held_back.up();
         }
@@ -198,11 +184,15 @@ mod tests {
     use crate::choice::Asked;
     use crate::means::Means;
 
+    fn proxy(address: &str) -> Proxy {
+        Proxy::plain(address.parse().unwrap())
+    }
+
     #[test]
     fn addresses_of_one_proxy_share_what_is_known_of_the_account() {
         let named = |address: &str, name: &str, user: &str| {
             let means = Means { user: user.as_bytes().to_vec(), ..Means::default() };
-            Proxy { name: name.to_owned(), login: Login::new(means), ..Proxy::plain(address.parse().unwrap()) }
+            Proxy { name: name.to_owned(), login: Login::new(means), ..proxy(address) }
         };
         let known = [named("192.0.2.1:1", "a", "ann")];
         let mut proxies = [

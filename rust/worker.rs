@@ -136,10 +136,6 @@ pub fn try_proxies(
     let mut outcomes = Vec::new();
     for (index, proxy) in proxies.iter().enumerate() {
         upstreams.only(proxy.clone());
-<<<<<<< HEAD
-        let target = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
-        let Some(outcome) = try_one(&mut upstreams, &target, &epoll, bell, &told)? else { break };
-=======
         let mut asked = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
         let Some(mut outcome) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
         if target.is_none() && matches!(outcome, Some(Refusal::Closed)) {
@@ -147,7 +143,6 @@ pub fn try_proxies(
             let Some(second) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
             outcome = second;
         }
->>>>>>> main
         let outcome = match outcome {
             None => Outcome::fine(index),
             Some(refusal) => Outcome::of(index, &refusal, refusal.text(&asked, proxy.address)),

@@ -57,10 +57,7 @@ fn another_proxy_is_asked_where_one_fails_and_not_where_its_policy_refuses() {
         let answer = format!("HTTP/1.1 {status} No\r\n\r\n");
         assert_eq!((asks_another(&plain, &answer), asks_another(&too, &answer)), (false, true), "{status}");
     }
-<<<<<<< HEAD
-=======
     assert!(asks_another(&plain, "HTTP/1.1 407 Who are you?\r\n\r\n"), "there is no account to be locked");
->>>>>>> main
 }
 
 #[test]

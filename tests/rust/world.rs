@@ -51,15 +51,9 @@ pub struct World {
     pub notes: Arc<Notes>,
     pub program: Program,
     pub proxies: Vec<TcpListener>,
-<<<<<<< HEAD
-    pub roster: Arc<Roster>,
-    login: Login,
-    outside: Outside,
-=======
     login: Login,
     outside: Outside,
     pub roster: Arc<Roster>,
->>>>>>> main
     epoll: Epoll,
 }
 
@@ -76,39 +70,12 @@ impl World {
 
     /// Make a world whose stack begins with the sequence numbers that follow from `seed`.
     pub fn seeded(seed: u64, proxies: Vec<TcpListener>, mtu: usize, wire: Wire) -> World {
-<<<<<<< HEAD
-        World::made((seed, proxies), Login::default(), Policy::default(), (mtu, wire))
-    }
-
-    /// Make a world with these proxies, among which the stack chooses by `policy`.
-    pub fn choosing(proxies: Vec<TcpListener>, policy: Policy) -> World {
-        World::made((SEED, proxies), Login::default(), policy, (65535, Wire::default()))
-=======
         World::made((seed, proxies, Login::default()), Policy::default(), mtu, wire)
->>>>>>> main
     }
 
     /// Make a world with `proxies` proxies, to all of which the same is said of the user.
     pub fn of(means: Means, proxies: usize) -> World {
         let proxies = (0..proxies).map(|_| listener()).collect();
-<<<<<<< HEAD
-        World::made((SEED, proxies), Login::new(means), Policy::default(), (65535, Wire::default()))
-    }
-
-    fn made(
-        (seed, proxies): (u64, Vec<TcpListener>),
-        login: Login,
-        policy: Policy,
-        (mtu, wire): (usize, Wire),
-    ) -> World {
-        let (ours, theirs) = packet_pair();
-        let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
-        let now = Instant::from_secs(1000);
-        let (roster, outside) = (Arc::new(roster(&proxies, &login, policy)), Outside::default());
-        let stack = stack((ours, seed), (&roster, &outside), 0, &stats, &notes, now);
-        let program = Program::new(theirs, mtu, wire, now);
-        World { now, stack, stats, notes, program, proxies, roster, login, outside, epoll: Epoll::new() }
-=======
         World::made((SEED, proxies, Login::new(means)), Policy::default(), 65535, Wire::default())
     }
 
@@ -126,7 +93,6 @@ impl World {
         let stack = stack((ours, seed), (&roster, &outside), 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
         World { now, stack, stats, notes, program, proxies, login, outside, roster, epoll: Epoll::new() }
->>>>>>> main
     }
 
     pub fn plain() -> World {
@@ -291,12 +257,8 @@ impl World {
 
 fn roster(proxies: &[TcpListener], login: &Login, policy: Policy) -> Roster {
     let address = |proxy: &TcpListener| Proxy { login: login.clone(), ..Proxy::plain(proxy.local_addr().unwrap()) };
-<<<<<<< HEAD
-    Roster::new(proxies.iter().map(address).collect(), policy, Instant::ZERO)
-=======
     let proxies = proxies.iter().map(address).collect();
     Roster::new(proxies, policy, Instant::ZERO)
->>>>>>> main
 }
 
 fn stack(
