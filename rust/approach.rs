@@ -504,3 +504,39 @@ impl Approach {
         upstreams.note_change(used.refused(refusal, now), &used.standing);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::login::Known;
+    use crate::means::Scheme;
+    use crate::upstreams::Proxy;
+
+    /// An approach to a proxy that is known to want a token, which does not come.
+    fn wishing(now: Instant) -> (TcpListener, Upstreams, Approach) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy::plain(listener.local_addr().unwrap());
+        proxy.login.memory().known = Some(Known::Tokens(Scheme::Negotiate));
+        let mut upstreams = Upstreams::new(vec![proxy], Arc::default(), Arc::default());
+        let approach = Approach::begin(Target::parse("192.0.2.1", 443).unwrap(), now, &mut upstreams);
+        assert!(approach.is_wishing() && upstreams.wishes.waiting() == 1);
+        (listener, upstreams, approach)
+    }
+
+    #[test]
+    fn approach_that_is_given_up_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        approach.forget(&mut upstreams);
+        assert_eq!((approach.is_wishing(), upstreams.wishes.waiting()), (false, 0));
+    }
+
+    #[test]
+    fn approach_that_fails_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        assert!(matches!(approach.serve(Instant::from_secs(60), &mut upstreams), Progress::Refused(_)));
+        assert_eq!(upstreams.wishes.waiting(), 0);
+    }
+}
