@@ -1,6 +1,9 @@
 //! The way to a 2xx, for a connection that begins or anything else that wants a tunnel: one proxy after the other is
 //! dialled and asked.
 //!
+//! Where the proxy wants credentials, it is asked again, by the same connection where it keeps that one. A token for that
+//! may have to come from outside the sandbox; meanwhile the connection is made, or kept.
+//!
 //! Waits for nothing: whoever has one watches its descriptor, serves it when something happened to it or its time has
 //! come, and gets the open connection or the reason why there is none.
 
@@ -8,9 +11,11 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use smoltcp::time::{Duration, Instant};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Heard};
+use crate::auth::{Step, Why};
 use crate::refusal::Refusal;
 use crate::target::Target;
+use crate::token::{self, Answer};
 use crate::upstream::{Ready, Upstream};
 use crate::upstreams::Upstreams;
 
@@ -19,13 +24,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a token; whoever makes it has a shorter limit.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How far it has come with the proxy of this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Connecting to it.
     Dialing,
-    /// The request is on its way, or its reply is.
+    /// The request is on its way, or its reply is, or a token for it.
     Asking,
 }
 
@@ -54,6 +61,9 @@ pub struct Approach {
     upstream: Option<Upstream>,
     ready: Ready,
     deadline: Option<Instant>,
+    /// The number of a wish for a token.
+    fetching: Option<u64>,
+    is_granted: bool,
     refused: Option<Refusal>,
     /// Connections to proxies begun so far, and when the last one was.
     dials: u32,
@@ -70,6 +80,8 @@ impl Approach {
             upstream: None,
             ready: Ready::default(),
             deadline: None,
+            fetching: None,
+            is_granted: false,
             refused: None,
             dials: 0,
             dialled: now,
@@ -95,7 +107,14 @@ impl Approach {
 
     /// Say whether it waits for a grant, so that it is to be served when the bell rings.
     pub fn is_wishing(&self) -> bool {
-        false
+        self.fetching.is_some()
+    }
+
+    /// Want nothing from outside any more.
+    pub fn forget(&mut self, upstreams: &mut Upstreams) {
+        if let Some(number) = self.fetching.take() {
+            upstreams.wishes.forget(number);
+        }
     }
 
     /// Take note of what the descriptor is ready for.
@@ -110,23 +129,41 @@ impl Approach {
 
     /// Do all that can be done now. Not to be called again once it is over.
     pub fn serve(&mut self, now: Instant, upstreams: &mut Upstreams) -> Progress {
+        self.take_token(now, upstreams);
         if self.deadline.is_some_and(|deadline| deadline <= now) && self.refused.is_none() {
-            let what = if self.stage == Stage::Dialing { "did not accept a connection" } else { "did not answer" };
-            self.fail(Refusal::Timeout(what), now, upstreams);
+            let refusal = self.lateness();
+            self.fail(refusal, now, upstreams);
         }
         if self.stage == Stage::Dialing {
             self.await_connect(now, upstreams);
         }
-        if self.stage == Stage::Asking
-            && let Some(early) = self.ask(now, upstreams)
+        if self.stage == Stage::Asking && !self.is_granted {
+            self.ask(now, upstreams);
+        }
+        if self.is_granted
             && let Some(upstream) = self.upstream.take()
         {
-            return Progress::Granted(Granted { upstream, ready: self.ready, early });
+            return Progress::Granted(Granted { upstream, ready: self.ready, early: self.attempt.take_early() });
         }
         match self.refused.take() {
             Some(refusal) => Progress::Refused(refusal),
             None => Progress::Waiting(self.deadline),
         }
+    }
+
+    fn lateness(&self) -> Refusal {
+        match self.stage {
+            Stage::Dialing => Refusal::Timeout("did not accept a connection"),
+            Stage::Asking if self.fetching.is_some() => {
+                self.refusal_for(Why::Broken("no token for it could be had in time".to_owned()))
+            }
+            Stage::Asking => Refusal::Timeout("did not answer"),
+        }
+    }
+
+    fn refusal_for(&self, why: Why) -> Refusal {
+        let (status, reason) = self.attempt.status();
+        Refusal::Credentials { status, reason, why }
     }
 
     /// Give the reason when it is over already, after `begin`.
@@ -135,11 +172,52 @@ impl Approach {
     }
 
     fn dial(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let step = self.attempt.turn_to_next(&upstreams.proxies, now);
+        self.follow(step, now, upstreams);
+        if self.refused.is_some() || self.upstream.is_some() {
+            return; // it is over, or another proxy was dialled instead
+        }
         let dialled = self.attempt.dial(&upstreams.proxies, &mut upstreams.pool, now);
         if self.attempt.warm {
             upstreams.stats.pool_hits.up();
         }
         self.ask_by(dialled, now, upstreams);
+    }
+
+    /// Do what the proxy's answer, or a token's, has led to.
+    fn follow(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
+        match step {
+            Step::Ask(authorization) => self.attempt.authorize(&authorization),
+            Step::Granted => self.is_granted = true,
+            Step::Refuse(why) => {
+                let refusal = self.refusal_for(why);
+                self.fail(refusal, now, upstreams);
+            }
+            Step::Fetch(wish) => self.fetch(&wish, now, upstreams),
+        }
+    }
+
+    fn fetch(&mut self, wish: &token::Wish, now: Instant, upstreams: &mut Upstreams) {
+        let address = upstreams.proxies[self.attempt.proxy % upstreams.proxies.len()].address;
+        self.fetching = upstreams.wishes.wish("token", wish.bytes(address));
+        if self.fetching.is_none() {
+            let answer = Answer::Missing("too many are waited for".to_owned());
+            let step = self.attempt.take_token(answer, now);
+            self.follow(step, now, upstreams);
+        } else if self.stage == Stage::Asking {
+            self.deadline = Some(now + TOKEN_TIMEOUT);
+        }
+    }
+
+    fn take_token(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let Some(grant) = self.fetching.and_then(|number| upstreams.wishes.take(number)) else { return };
+        self.fetching = None;
+        let answer = grant.map_or_else(Answer::Missing, |(bytes, _)| Answer::parse(&bytes));
+        let step = self.attempt.take_token(answer, now);
+        self.follow(step, now, upstreams);
+        if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
+            self.deadline = Some(now + REPLY_TIMEOUT);
+        }
     }
 
     /// Send the request by a new connection, now or when there is one.
@@ -163,50 +241,71 @@ impl Approach {
             return;
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
+            Some(Ok(())) if self.fetching.is_some() => self.is_connected(TOKEN_TIMEOUT, now, upstreams),
             Some(Ok(())) => self.send_request(now, upstreams),
             Some(Err(error)) => self.fail(Refusal::of_dial(error), now, upstreams),
             None => {}
         }
     }
 
+    fn is_connected(&mut self, limit: Duration, now: Instant, upstreams: &mut Upstreams) {
+        if !self.attempt.warm {
+            upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
+        }
+        self.deadline = Some(now + limit);
+        self.stage = Stage::Asking;
+    }
+
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
         let Some(upstream) = &self.upstream else { return };
         match self.attempt.send(upstream, &mut self.ready) {
-            Ok(true) if self.stage == Stage::Dialing => {
-                if !self.attempt.warm {
-                    upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
-                }
-                self.deadline = Some(now + REPLY_TIMEOUT);
-                self.stage = Stage::Asking;
-            }
+            Ok(true) if self.stage == Stage::Dialing => self.is_connected(REPLY_TIMEOUT, now, upstreams),
             Ok(_) => {}
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
     }
 
-    /// Give the early bytes once there is a 2xx.
-    fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) -> Option<Vec<u8>> {
-        if self.ready.writable && self.attempt.is_unsent() {
-            self.send_request(now, upstreams);
-        }
-        let upstream = self.upstream.as_ref()?;
-        match self.attempt.read(upstream, &mut self.ready) {
-            Ok(early) => early,
-            Err(refusal) => {
-                self.fail(refusal, now, upstreams);
-                None
+    fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        loop {
+            let Some(upstream) = &self.upstream else { return };
+            if self.attempt.needs_another(upstream) {
+                return self.dial_again(now, upstreams);
+            }
+            if self.ready.writable && self.attempt.is_unsent() {
+                self.send_request(now, upstreams);
+            }
+            let Some(upstream) = &self.upstream else { return };
+            match self.attempt.read(upstream, &mut self.ready, now) {
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Free | Heard::Spent) => {}
+                Ok(Heard::Step(step)) => {
+                    self.deadline = Some(now + REPLY_TIMEOUT);
+                    self.follow(step, now, upstreams);
+                }
+                Err(refusal) => return self.fail(refusal, now, upstreams),
+            }
+            if self.is_granted || self.refused.is_some() || self.stage == Stage::Dialing {
+                return;
             }
         }
+    }
+
+    /// Ask the same proxy by another connection.
+    fn dial_again(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let dialled = self.attempt.dial_again(&upstreams.proxies);
+        self.ask_by(dialled, now, upstreams);
     }
 
     /// Go on to the next proxy, or end.
     fn fail(&mut self, refusal: Refusal, now: Instant, upstreams: &mut Upstreams) {
         self.deadline = None;
         if self.attempt.was_hung_up(&refusal) {
-            upstreams.stats.pool_stale.up();
-            let dialled = self.attempt.dial_again(&upstreams.proxies);
-            return self.ask_by(dialled, now, upstreams);
+            if self.attempt.warm {
+                upstreams.stats.pool_stale.up();
+            }
+            return self.dial_again(now, upstreams);
         }
+        self.forget(upstreams);
         upstreams.note_refusal(&refusal, &self.attempt.target, self.attempt.proxy, now);
         self.abandon();
         if refusal.is_worth_another_proxy() && self.attempt.tried < upstreams.proxies.len() {

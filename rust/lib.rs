@@ -3,14 +3,22 @@
 
 pub mod approach;
 pub mod attempt;
+pub mod auth;
+pub mod body;
+pub mod challenge;
 pub mod connect;
 pub mod counted;
 pub mod device;
+pub mod digest;
 pub mod errand;
 pub mod error;
+pub mod fields;
 pub mod flow;
 pub mod latency;
 pub mod link;
+pub mod lockout;
+pub mod login;
+pub mod means;
 pub mod packet;
 pub mod phase;
 pub mod pool;
@@ -26,6 +34,7 @@ pub mod stats;
 pub mod target;
 pub mod threads;
 pub mod timer;
+pub mod token;
 pub mod trial;
 pub mod upstream;
 pub mod upstreams;
@@ -43,7 +52,9 @@ mod python {
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 
     use crate::error::Error;
-    use crate::settings::{Settings, address, sendable};
+    use crate::login::Login;
+    use crate::means::Means;
+    use crate::settings::{Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::upstreams::Proxy;
@@ -80,14 +91,14 @@ mod python {
         fn proxy(self) -> Result<Proxy, Error> {
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
+            let allowed = schemes(&self.schemes)?;
+            let means =
+                Means { user: self.user.into_bytes(), password: self.password, allowed, preemptive: self.preemptive };
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
                 name: self.name,
                 tls: self.tls,
-                user: self.user,
-                password: self.password,
-                schemes: self.schemes,
-                preemptive: self.preemptive,
+                login: Login::new(means),
             })
         }
     }
