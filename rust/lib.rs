@@ -47,6 +47,9 @@ pub mod worker;
 #[cfg(feature = "python")]
 mod python {
     use std::collections::HashMap;
+    use std::fs::File;
+    use std::io::Read;
+    use std::mem::ManuallyDrop;
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
     use std::sync::Mutex;
 
@@ -60,7 +63,11 @@ mod python {
     use crate::settings::{Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
+    use crate::trust::Trust;
     use crate::upstreams::Proxy;
+
+    /// Of a file; the system's trust store has a fraction of a megabyte.
+    const MOST_BYTES: u64 = 16 << 20;
 
     /// The attributes of a message Start.
     #[derive(FromPyObject)]
@@ -91,7 +98,12 @@ mod python {
     }
 
     impl Upstream {
-        fn proxy(self) -> Result<Proxy, Error> {
+        fn proxy(self, trust: Option<&Trust>) -> Result<Proxy, Error> {
+            let tls = match (self.tls, trust) {
+                (false, _) => None,
+                (true, Some(trust)) => Some(trust.client(&self.name)?),
+                (true, None) => return Err(Error::Setting("an https:// proxy, and nobody to trust".to_owned())),
+            };
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
             let allowed = schemes(&self.schemes)?;
@@ -100,7 +112,7 @@ mod python {
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
                 name: self.name,
-                tls: self.tls,
+                tls,
                 login: Login::new(means),
             })
         }
@@ -110,6 +122,8 @@ mod python {
     #[pyclass]
     struct Stack {
         threads: Mutex<Threads>,
+        /// For proxies that come later, too.
+        trust: Option<Trust>,
     }
 
     type Outcome = (usize, &'static str, String);
@@ -119,9 +133,10 @@ mod python {
     impl Stack {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
-            let _ = files;
-            let threads = Settings::of(proxies(start.upstreams)?).and_then(Threads::new).map_err(to_python)?;
-            Ok(Stack { threads: Mutex::new(threads) })
+            let trust = trust(&files)?;
+            let proxies = proxies(start.upstreams, trust.as_ref())?;
+            let threads = Settings::of(proxies).and_then(Threads::new).map_err(to_python)?;
+            Ok(Stack { threads: Mutex::new(threads), trust })
         }
 
         fn attempt(&self, target: Option<(String, u16)>) -> PyResult<()> {
@@ -171,7 +186,7 @@ mod python {
         }
 
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams)?;
+            let successors = proxies(upstreams, self.trust.as_ref())?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -195,8 +210,24 @@ mod python {
         }
     }
 
-    fn proxies(upstreams: Vec<Upstream>) -> PyResult<Vec<Proxy>> {
-        upstreams.into_iter().map(Upstream::proxy).collect::<Result<_, Error>>().map_err(to_python)
+    fn proxies(upstreams: Vec<Upstream>, trust: Option<&Trust>) -> PyResult<Vec<Proxy>> {
+        upstreams.into_iter().map(|upstream| upstream.proxy(trust)).collect::<Result<_, Error>>().map_err(to_python)
+    }
+
+    /// Give whom to trust as an https:// proxy; None where there is none.
+    fn trust(files: &HashMap<String, RawFd>) -> PyResult<Option<Trust>> {
+        let Some(&authorities) = files.get("trust") else { return Ok(None) };
+        let identity = files.get("identity").map(|&fd| content(fd)).transpose()?;
+        Trust::new(&content(authorities)?, identity.as_deref()).map(Some).map_err(to_python)
+    }
+
+    /// Read what is behind a descriptor, which stays the caller's.
+    fn content(fd: RawFd) -> PyResult<Vec<u8>> {
+        // SAFETY: the descriptor is open, and is not closed here.
+        let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
+        let mut bytes = Vec::new();
+        (&*file).take(MOST_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     #[pyfunction]

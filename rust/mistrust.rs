@@ -15,10 +15,9 @@ pub fn words(error: &io::Error) -> Option<String> {
     error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).map(of_tls)
 }
 
-/// Say what the end of a connection in the handshake means; `begun` is whether anything had come before.
-pub fn of_end(begun: bool) -> String {
-    let guess = if begun { "" } else { "; is it an http:// proxy?" };
-    format!("closed the connection during the TLS handshake{guess}")
+/// Say what the end of a connection in the handshake means.
+pub fn of_end() -> String {
+    "closed the connection during the TLS handshake; is it an http:// proxy?".to_owned()
 }
 
 fn of_tls(error: &Error) -> String {

@@ -15,15 +15,19 @@ const FAR: Duration = Duration::from_millis(2);
 /// Below the time that any proxy gives a client to say something.
 const MAX_AGE: Duration = Duration::from_secs(3);
 const MOST: usize = 16;
+/// How often a handshake of TLS is looked after. Nobody watches these connections: there are few, and not for long.
+const SHAKE_EVERY: Duration = Duration::from_millis(10);
 
 /// The idle connections to one proxy, and how often one was wanted.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Pool {
     proxy: usize,
     idle: VecDeque<(Instant, Upstream)>,
     /// How long the proxy took to accept a connection, the last time.
     distance: Duration,
     rate: Rate,
+    /// When handshakes are looked after again.
+    shake: Option<Instant>,
 }
 
 /// Connects in this second, and in the one before.
@@ -51,7 +55,7 @@ impl Pool {
         if proxy != self.proxy {
             return None;
         }
-        while let Some((_, upstream)) = self.idle.pop_front() {
+        while let Some((_, mut upstream)) = self.idle.pop_front() {
             if upstream.is_quiet() {
                 return Some(upstream);
             }
@@ -68,6 +72,9 @@ impl Pool {
 
     /// Keep a connection that was just begun.
     pub fn give(&mut self, upstream: Upstream, now: Instant) {
+        if !upstream.is_open() {
+            self.shake.get_or_insert(now + SHAKE_EVERY);
+        }
         self.idle.push_back((now, upstream));
     }
 
@@ -76,14 +83,27 @@ impl Pool {
         self.idle.len()
     }
 
-    /// Give the time at which the oldest one is to be closed.
+    /// Give the time at which there is something to do.
     pub fn next(&self) -> Option<Instant> {
+        [self.next_end(), self.shake].into_iter().flatten().min()
+    }
+
+    fn next_end(&self) -> Option<Instant> {
         self.idle.front().map(|(made, _)| *made + MAX_AGE)
+    }
+
+    /// Go on with handshakes of TLS, so that they are over when a connection is wanted.
+    pub fn shake_hands(&mut self, now: Instant) {
+        if self.shake.is_none_or(|at| at <= now) {
+            self.idle.retain_mut(|(_, upstream)| upstream.is_open() || upstream.is_quiet());
+            let unfinished = self.idle.iter().any(|(_, upstream)| !upstream.is_open());
+            self.shake = unfinished.then_some(now + SHAKE_EVERY);
+        }
     }
 
     /// Close those that are too old.
     pub fn age(&mut self, now: Instant) {
-        while self.next().is_some_and(|end| end <= now) {
+        while self.next_end().is_some_and(|end| end <= now) {
             self.idle.pop_front();
         }
     }
@@ -180,7 +200,7 @@ mod tests {
         }
         drop(listener.accept().unwrap());
         let kept = listener.accept().unwrap();
-        let given = pool.take(0, at(0)).unwrap();
+        let mut given = pool.take(0, at(0)).unwrap();
         assert!(given.is_quiet());
         assert!(pool.take(0, at(0)).is_none());
         drop(kept);

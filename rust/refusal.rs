@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::auth::Why;
+use crate::mistrust;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
 
@@ -18,6 +19,8 @@ pub enum Refusal {
     Garbage(&'static str),
     /// The proxy ended the connection before it had answered.
     Closed,
+    /// There is no TLS with the proxy: why, for a person.
+    Tls(String),
     /// A final status other than 2xx.
     Status(u16, String),
     /// There was no authentication: the status that says so (0: it was not even asked), and why.
@@ -39,6 +42,16 @@ impl Refusal {
         }
     }
 
+    /// Sort the error of a handshake of TLS.
+    pub fn of_handshake(error: &io::Error) -> Refusal {
+        Refusal::Tls(mistrust::words(error).unwrap_or_else(mistrust::of_end))
+    }
+
+    /// Sort the error of a reply that was read.
+    pub fn of_reading(error: &io::Error) -> Refusal {
+        mistrust::words(error).map_or(Refusal::Closed, Refusal::Tls)
+    }
+
     /// Say whether another proxy might do better.
     pub fn is_worth_another_proxy(&self) -> bool {
         !matches!(self, Refusal::Descriptors(_) | Refusal::Memory)
@@ -46,7 +59,8 @@ impl Refusal {
 
     /// Say whether it is the proxy itself that is out of order.
     pub fn is_of_the_proxy(&self) -> bool {
-        matches!(self, Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed)
+        use Refusal as R;
+        matches!(self, R::Unreachable(_) | R::Timeout(_) | R::Garbage(_) | R::Closed | R::Tls(_))
     }
 
     /// Say whether a person has been told already.
@@ -61,6 +75,7 @@ impl Refusal {
             Refusal::Timeout(_) => &stats.refused_timeout,
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
+            Refusal::Tls(_) => &stats.refused_tls,
             Refusal::Status(status, _) => of_status(*status, stats),
             Refusal::Credentials { status: 0, .. } => &stats.refused_credentials,
             Refusal::Credentials { status, .. } => of_status(*status, stats),
@@ -76,6 +91,7 @@ impl Refusal {
             Refusal::Timeout(_) => "timeout",
             Refusal::Garbage(_) => "garbage",
             Refusal::Closed => "closed",
+            Refusal::Tls(_) => "tls",
             Refusal::Status(403, _) => "403",
             Refusal::Credentials { why: Why::NoMeans { .. }, .. } => "407",
             Refusal::Credentials { .. } => "credentials",
@@ -93,6 +109,7 @@ impl Refusal {
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
             Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
             Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),
+            Refusal::Tls(why) => format!("the proxy {proxy} {why}"),
             Refusal::Credentials { status: 0, why, .. } => format!("the proxy {proxy} {why}"),
             Refusal::Credentials { status, reason, why } => {
                 let said = format!("{status} {reason}");

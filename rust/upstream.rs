@@ -158,15 +158,22 @@ impl Upstream {
 
     /// Say whether the far end has said nothing yet that is for us, not even goodbye.
     pub fn is_quiet(&mut self) -> bool {
-        let later = |result: io::Result<Moved>| result.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        if self.tls.as_ref().is_some_and(|tls| tls.session.is_open()) {
-            // tickets are not for us; one byte would be
-            return later(self.receive(&mut [0]));
+        if self.tls.is_some() {
+            return self.is_quiet_inside();
         }
         let mut byte = 0u8;
         // SAFETY: one byte is writable.
         let received = unsafe { libc::recv(self.fd.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
         received < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+    }
+
+    /// Have TLS take what is for it: the handshake, and tickets, which are not for us; one byte would be.
+    fn is_quiet_inside(&mut self) -> bool {
+        match self.shake_hands(&mut Ready { readable: true, writable: true, ..Ready::default() }) {
+            Ok(true) => self.receive(&mut [0]).is_err_and(|error| is_later(&error)),
+            Ok(false) => true,
+            Err(_) => false,
+        }
     }
 
     /// Tell the proxy that no more bytes come (half-close), when those that were taken have gone.
@@ -248,9 +255,6 @@ impl Tls {
                 Read::End => return Ok(Moved { bytes: 0, more: false }),
                 Read::Nothing => {}
             }
-            if let Some(error) = self.failure.take() {
-                return Err(error);
-            }
             let (mut full, mut end) = (false, false);
             let result = self.session.read_from(bytes, |into| {
                 let received = receive(fd, into)?;
@@ -259,13 +263,20 @@ impl Tls {
             });
             match result? {
                 Read::Bytes(bytes, more) => return Ok(Moved { bytes, more: more || full }),
-                _ if end && self.session.is_within_record() => return Err(io::ErrorKind::ConnectionReset.into()),
-                _ if end => return Ok(Moved { bytes: 0, more: false }),
+                _ if end => return self.end_of_file(),
                 Read::End => return Ok(Moved { bytes: 0, more: false }),
                 Read::Nothing => {}
             }
         }
         Ok(Moved { bytes: 0, more: true })
+    }
+
+    fn end_of_file(&mut self) -> io::Result<Moved> {
+        match self.failure.take() {
+            Some(error) => Err(error),
+            None if self.session.is_within_record() => Err(io::ErrorKind::ConnectionReset.into()),
+            None => Ok(Moved { bytes: 0, more: false }),
+        }
     }
 
     /// Send what was taken. Where that fails, reading ends with the reason, since the kernel tells it only once.
