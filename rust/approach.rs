@@ -206,8 +206,8 @@ impl Approach {
     }
 
     fn fetch(&mut self, wish: &token::Wish, now: Instant, upstreams: &mut Upstreams) {
-        let address = upstreams.proxies[self.attempt.proxy % upstreams.proxies.len()].address;
-        self.fetching = upstreams.wishes.wish("token", wish.bytes(address));
+        let proxy = &upstreams.proxies[self.attempt.proxy % upstreams.proxies.len()];
+        self.fetching = upstreams.wishes.wish("token", wish.bytes(&proxy.name, proxy.address.port()));
         if self.fetching.is_none() {
             let answer = Answer::Missing("too many are waited for".to_owned());
             let step = self.attempt.take_token(answer, now);

@@ -239,7 +239,7 @@ impl Exchange {
     }
 
     fn fetch(&mut self, scheme: Scheme, memory: &mut Memory) -> Step {
-        (self.context, self.legs, self.fetching) = (memory.next(), 0, Some(scheme));
+        (self.context, self.legs, self.fetching) = (memory.number(), 0, Some(scheme));
         Step::Fetch(Wish { scheme, context: self.context, challenge: String::new() })
     }
 

@@ -79,14 +79,14 @@ impl Memory {
     }
 
     /// Give a number that was not given before.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.turn += 1;
         self.turn
     }
 
     /// Give a word that nobody can guess.
     pub fn cnonce(&mut self) -> String {
-        let turn = self.next();
+        let turn = self.number();
         format!("{:016x}{:016x}", self.seed.hash_one((turn, 0)), self.seed.hash_one((turn, 1)))
     }
 

@@ -1,14 +1,12 @@
 //! Tokens of Negotiate and NTLM, which are made outside the sandbox, pure: what is asked for, and what comes back.
 //!
 //! ```text
-//!     wish      PROXY LF SCHEME LF CONTEXT LF CHALLENGE          PROXY: address and port; CHALLENGE: base64, or empty
+//!     wish      NAME LF PORT LF SCHEME LF CONTEXT LF CHALLENGE   of the proxy's URL; CHALLENGE: base64, or empty
 //!     answer    token BASE64 | done | missing WHY | wrong WHY    WHY: words for a person
 //! ```
 //!
 //! RFC 4559 (Negotiate), MS-NLMP and MS-NTHT (NTLM). The context with number CONTEXT is begun by an empty challenge and
 //! goes on with the proxy's; it lives outside.
-
-use std::net::SocketAddr;
 
 use crate::means::Scheme;
 
@@ -24,9 +22,9 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// Give it as bytes, for the proxy at `address`.
-    pub fn bytes(&self, address: SocketAddr) -> Vec<u8> {
-        format!("{address}\n{}\n{}\n{}", self.scheme.name(), self.context, self.challenge).into_bytes()
+    /// Give it as bytes, for the proxy with this name and port.
+    pub fn bytes(&self, name: &str, port: u16) -> Vec<u8> {
+        format!("{name}\n{port}\n{}\n{}\n{}", self.scheme.name(), self.context, self.challenge).into_bytes()
     }
 }
 
@@ -67,7 +65,7 @@ mod tests {
     #[test]
     fn wish_names_proxy_scheme_context_and_challenge() {
         let wish = Wish { scheme: Scheme::Ntlm, context: 7, challenge: "TlRM".to_owned() };
-        assert_eq!(wish.bytes("[2001:db8::1]:3128".parse().unwrap()), b"[2001:db8::1]:3128\nntlm\n7\nTlRM");
+        assert_eq!(wish.bytes("proxy.example", 3128), b"proxy.example\n3128\nntlm\n7\nTlRM");
     }
 
     #[test]

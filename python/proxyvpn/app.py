@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from proxyvpn import briefing, control, plan, renewal, report, resolvers, restarts, trial
+from proxyvpn import briefing, control, direct, plan, renewal, report, resolvers, restarts, trial
 from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
 from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable, ProxyvpnError, RolledBack
 from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Update
 from proxyvpn.options import Options
-from proxyvpn.plan import Tunnel
+from proxyvpn.plan import IPAddress, Tunnel
 from proxyvpn.reach import Interrupted, Place
 from proxyvpn.renewal import Found, Renewal
 from proxyvpn.resolvers import Resolvers
@@ -84,7 +84,7 @@ class Life:
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
-        self._wishes = Wishes(world.providers(options))
+        self._wishes = Wishes({direct.KIND: direct.Direct(self._dial), **world.providers(options)})
         self._helper = world.helper()
         self._worker = world.worker()
 
@@ -272,6 +272,10 @@ class Life:
         for grant, fds in self._wishes.take():
             with contextlib.suppress(ChildGone):
                 self._worker.grant(grant, fds)
+
+    def _dial(self, address: IPAddress, port: int) -> int:
+        """Let the helper of now connect past the tunnel."""
+        return self._helper.dial(address, port)
 
     def _wait(self, look: float) -> set[int]:
         """Give the descriptors that are ready, at the latest when it is time to look around."""

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import CHAIN_PREFIX, INBOUND, LINK_PREFIX, MARK, TUN4, TUN6
+from proxyvpn.mark import CHAIN_PREFIX, DIRECT, INBOUND, LINK_PREFIX, MARK, TUN4, TUN6
 from proxyvpn.tunnel import Connection, Host, Tunnel, collapsed
 
 _JUMPS: Final = {
@@ -30,6 +30,8 @@ _SIGN: Final = re.compile(rf"{MARK:#x}|{INBOUND:#x}|-[io] {LINK_PREFIX}\d\b")
 _IN: Final = f"-m connmark --mark {INBOUND:#x}"
 _LET_IN: Final = f"-j CONNMARK --set-mark {INBOUND:#x}"
 _RESET: Final = "REJECT --reject-with tcp-reset"
+_CAPTURE: Final = f"-j MARK --set-mark {MARK:#x}"
+_DIRECT: Final = f"-p tcp -m mark --mark {DIRECT:#x}"
 _SYN_ACK: Final = "-p tcp -m conntrack --ctdir REPLY -m tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK"
 _SOURCE_ROUTED: Final = {4: '-m u32 --u32 "0>>24&0xF=6:15"', 6: "-m rt"}
 """An IPv4 header with options, an IPv6 routing header (any user may set one): either could lead anywhere."""
@@ -169,28 +171,41 @@ def _arrivals(tunnel: Tunnel, host: Host, version: int) -> list[str]:
     return [
         f"-i {host.ifname} -j MARK --set-mark {INBOUND:#x}",
         f"-i {host.ifname} -j RETURN",
-        "! -p tcp -j RETURN",
+        *([] if tunnel.captures_names else ["! -p tcp -j RETURN"]),
         *(f"-m addrtype --dst-type {kind} -j RETURN" for kind in _NOT_FORWARDED[version]),
+        *_names(tunnel, "udp"),
+        *(["! -p tcp -j RETURN"] if tunnel.captures_names else []),
         *(f"-s {network} {_SYN_ACK} {_LET_IN}" for network in collapsed(tunnel.bypass, version)),
         f"{_SYN_ACK} -m conntrack --ctstate DNAT {_LET_IN}",
         f"{_IN} -j RETURN",
+        *_names(tunnel, "tcp"),
         *_bypass(tunnel, version),
-        f"-j MARK --set-mark {MARK:#x}",
+        _CAPTURE,
     ]
 
 
+def _names(tunnel: Tunnel, protocol: str) -> list[str]:
+    """DNS where it is ours, whomever it is for."""
+    dns = f"-p {protocol} --dport 53"
+    return [f"{dns} {_CAPTURE}", f"{dns} -j RETURN"] if tunnel.captures_names else []
+
+
 def _capture(tunnel: Tunnel, version: int) -> list[str]:
+    udp = [f"{_DIRECT} -j RETURN", *_answers(tunnel), *_names(tunnel, "udp")] if tunnel.captures_names else []
     return [
-        "! -p tcp -j RETURN",
+        *([] if tunnel.captures_names else ["! -p tcp -j RETURN"]),
         "-o lo -j RETURN",
         "-m addrtype --dst-type LOCAL -j RETURN",
+        *udp,
+        *(["! -p tcp -j RETURN"] if tunnel.captures_names else []),
         f"{_SYN_ACK} {_LET_IN}",
         f"-j {CHAIN_PREFIX}EARLIER",
         f"{_IN} -j RETURN",
         *_proxies(tunnel, version),
-        *_resolvers(tunnel, version, ("tcp",)),
+        *([] if tunnel.captures_names else _resolvers(tunnel, version, ("tcp",))),
+        *_names(tunnel, "tcp"),
         *_bypass(tunnel, version),
-        f"-j MARK --set-mark {MARK:#x}",
+        _CAPTURE,
     ]
 
 
@@ -199,21 +214,22 @@ def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
     reject = f"-j REJECT --reject-with {'icmp-port-unreachable' if version == 4 else 'icmp6-port-unreachable'}"
     circles = [f"-o {host.ifname} {each}" for each in _proxies(tunnel, version, _RESET)]
     if not tunnel.killswitch:
-        return [*circles, f"-o {host.ifname} ! -p tcp {reject}"]
+        return [*circles, *_into_tun(tunnel, host)[1:], f"-o {host.ifname} ! -p tcp {reject}"]
     return [
         "-o lo -j RETURN",
         *circles,
         f"-p tcp -m mark --mark {MARK:#x} -j RETURN",
+        *([f"-p udp --dport 53 -m mark --mark {MARK:#x} -j RETURN"] if tunnel.captures_names else []),
         f"{_IN} -j RETURN",
         *_answers(tunnel),
-        *_allowed(tunnel, version),
+        *_allowed(tunnel, version, reject),
         f"-p tcp -j {_RESET}",
         reject,
     ]
 
 
 def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
-    into = [f"-o {host.ifname} -p tcp -j RETURN", f"-o {host.ifname} -j DROP"]
+    into = [*_into_tun(tunnel, host), f"-o {host.ifname} -j DROP"]
     if not tunnel.killswitch:
         return into
     return [
@@ -224,9 +240,14 @@ def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         f"{_IN} -j RETURN",
         f"-m mark --mark {INBOUND:#x} -m conntrack --ctdir REPLY -j RETURN",
         *_answers(tunnel),
-        *_allowed(tunnel, version),
+        *_allowed(tunnel, version, "-j DROP"),
         "-j DROP",
     ]
+
+
+def _into_tun(tunnel: Tunnel, host: Host) -> list[str]:
+    dns = [f"-o {host.ifname} -p udp --dport 53 -j RETURN"] if tunnel.captures_names else []
+    return [f"-o {host.ifname} -p tcp -j RETURN", *dns]
 
 
 def _answers(tunnel: Tunnel) -> list[str]:
@@ -237,8 +258,10 @@ def _answers(tunnel: Tunnel) -> list[str]:
     return [f"-p udp -m multiport --sports {ports} -m addrtype --src-type LOCAL -m conntrack --ctdir REPLY -j RETURN"]
 
 
-def _allowed(tunnel: Tunnel, version: int) -> list[str]:
-    lines = [*_proxies(tunnel, version), *_resolvers(tunnel, version, ("tcp", "udp")), *_bypass(tunnel, version)]
+def _allowed(tunnel: Tunnel, version: int, refused: str) -> list[str]:
+    direct = [f"{_DIRECT} -j RETURN", *(f"-p {protocol} --dport 53 {refused}" for protocol in ("tcp", "udp"))]
+    resolvers = direct if tunnel.captures_names else _resolvers(tunnel, version, ("tcp", "udp"))
+    lines = [*_proxies(tunnel, version), *resolvers, *_bypass(tunnel, version)]
     if version == 4:
         return [*lines, f"-p udp --sport 68 --dport 67 {_OWN[4]} -j RETURN"]
     neighbours = [f"-p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j RETURN" for kind in (133, 135, 136)]

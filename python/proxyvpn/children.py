@@ -26,6 +26,8 @@ from proxyvpn.messages import (
     Closed,
     Count,
     Counters,
+    Dial,
+    Dialled,
     Engage,
     Engaged,
     Grant,
@@ -48,7 +50,7 @@ from proxyvpn.messages import (
     Upstream,
     Wish,
 )
-from proxyvpn.plan import Tunnel
+from proxyvpn.plan import IPAddress, Tunnel
 from proxyvpn.way import Process
 
 LIMIT: Final = 5.0
@@ -187,6 +189,11 @@ class Helper(Child):
         """Give the TUN queues again."""
         self.send(Attach())
         return self.take(Attached)[1]
+
+    def dial(self, address: IPAddress, port: int) -> int:
+        """Give a socket that connects past the tunnel, where the helper permits it."""
+        self.send(Dial(address, port))
+        return self.take(Dialled)[1][0]
 
     def status(self) -> State:
         """Give what the kernel holds."""

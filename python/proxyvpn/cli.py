@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,12 @@ def cli(ctx: click.Context) -> None:
 @cli.command()
 @click.option("--proxy", multiple=True, metavar="URL", help="http://[user:password@]host:port; repeatable.")
 @click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
-@click.option("--proxy-password-file", metavar="FILE", help="Read the password from FILE.")
+@click.option("--proxy-password-file", type=click.Path(), metavar="FILE", help="Read the password from FILE.")
+@click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")
+@click.option("--proxy-password-credential", metavar="NAME", help="The systemd credential that is the password.")
+@click.option(
+    "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
+)
 @click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
@@ -71,11 +77,12 @@ def cli(ctx: click.Context) -> None:
 @_STATE_DIR
 @click.option("--detach", is_flag=True, help="Return when traffic flows; go on in the background.")
 @click.option("--dry-run", is_flag=True, help="Print every step and change nothing.")
-@click.pass_obj
-def up(voice: Voice, /, state_dir: Path | None, detach: bool, dry_run: bool, **typed: Any) -> Exit:
+@click.pass_context
+def up(ctx: click.Context, /, detach: bool, dry_run: bool, **_: Any) -> Exit:
     """Bring the tunnel up, until Ctrl-C or `proxyvpn teardown`.
 
-    Without --proxy, the proxy is that of PROXYVPN_PROXY, https_proxy, HTTPS_PROXY, all_proxy, ALL_PROXY or http_proxy.
+    What is not typed is taken from PROXYVPN_* (PROXYVPN_PROXY …), ~/.config/proxyvpn/config.toml or
+    /etc/proxyvpn/config.toml, the proxy at last from https_proxy, HTTPS_PROXY, all_proxy, ALL_PROXY or http_proxy.
 
     \b
       proxyvpn up --proxy http://proxy.example:3128
@@ -83,16 +90,14 @@ def up(voice: Voice, /, state_dir: Path | None, detach: bool, dry_run: bool, **t
       proxyvpn up --bypass 10.0.0.0/8 --allow-dns 10.0.0.53 --detach
       proxyvpn up --killswitch --inbound udp/51820
     """
-    from proxyvpn import options  # noqa: PLC0415
+    from proxyvpn.config import gather  # noqa: PLC0415
 
-    password_file = typed.pop("proxy_password_file")
-    wanted = options.read(
-        options.Typed(**typed, password_file=None if password_file is None else _read_password(password_file)),
-        os.environ,
-    )
+    voice: Voice = ctx.obj
+    settings = _gathered(_typed(ctx)).settings
+    wanted, state_dir = gather.options_of(settings, os.environ, None if dry_run else voice.say)
     if dry_run:
         return _dry_run(voice, wanted)
-    with _state(state_dir, create=True) as state:
+    with _state(state_dir, voice, create=True) as state:
         state.lock()
         if detach:
             voice.detach(state.log())
@@ -115,7 +120,7 @@ def status(voice: Voice, /, state_dir: Path | None, as_json: bool) -> Exit:
     from proxyvpn import children, report, teardown, way, world  # noqa: PLC0415
 
     here = teardown.Here(world.identity().boot_id, way.there_is_one())
-    with _state(state_dir) as state:
+    with _state(state_dir, voice) as state:
         found = teardown.condition(state, here, children.Helper.start)
     now = int(time.time())
     voice.print(json.dumps(report.as_json(found, now), indent=1) if as_json else report.as_text(found, now))
@@ -129,7 +134,7 @@ def teardown(voice: Voice, /, state_dir: Path | None) -> Exit:
     """End the tunnel, or clean up after one that crashed (also: down)."""
     from proxyvpn import children, teardown  # noqa: PLC0415
 
-    with _state(state_dir) as state:
+    with _state(state_dir, voice) as state:
         return teardown.end(state, children.Helper.start, voice.print)
 
 
@@ -167,8 +172,35 @@ def confirm(voice: Voice, /, state_dir: Path | None) -> Exit:
     """
     from proxyvpn import teardown  # noqa: PLC0415
 
-    with _state(state_dir) as state:
+    with _state(state_dir, voice) as state:
         return teardown.confirm(state, voice.print)
+
+
+@cli.group("config", no_args_is_help=False)
+def config_group() -> None:
+    """Show what the options of `up` are set to, by whom."""
+
+
+@config_group.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
+@click.pass_obj
+def config_show(voice: Voice, /, as_json: bool) -> Exit:
+    """Show each option of `up` as it is without being typed, and where that is from; secrets are hidden.
+
+    \b
+      PROXYVPN_*, then ~/.config/proxyvpn/config.toml, then /etc/proxyvpn/config.toml
+    """
+    import json  # noqa: PLC0415
+
+    from proxyvpn.config import show  # noqa: PLC0415
+
+    found = _gathered({})
+    if as_json:
+        voice.print(json.dumps(show.as_json(found.settings, found.files), indent=1))
+    else:
+        for line in show.as_text(found.settings, found.files):
+            voice.print(line)
+    return Exit.OK
 
 
 def main() -> None:
@@ -214,26 +246,32 @@ def _dry_run(voice: Voice, wanted: Any) -> Exit:
     return Exit.OK
 
 
-def _state(path: Path | None, create: bool = False) -> Any:
-    """Give the state directory as a context; None in it when there is none."""
+def _gathered(typed: Mapping[str, Any]) -> Any:
+    """Give each option of `up` as it is, with `typed` over variables and files."""
+    from proxyvpn.config import gather, keys  # noqa: PLC0415
+
+    context = up.make_context("up", [])
+    return gather.gather(keys.of(up.to_info_dict(context)["params"], context.params), typed, os.environ)
+
+
+def _typed(ctx: click.Context) -> dict[str, Any]:
+    """Give what was typed, and nothing that click would say instead."""
+    source = click.core.ParameterSource.COMMANDLINE
+    return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) is source}
+
+
+def _state(path: Path | None, voice: Voice, create: bool = False) -> Any:
+    """Give the state directory as a context; None in it when there is none. No bad file keeps it from being found."""
     from proxyvpn.state import StateDir, default_path  # noqa: PLC0415
 
+    if path is None and not create:
+        try:
+            named = _gathered({}).settings["state-dir"].value
+        except UsageError as error:
+            voice.say(f"{error.what}; the state directory is looked for in the usual place")
+        else:
+            path = None if named is None else Path(named)
     return StateDir.open(path or default_path(os.geteuid(), os.environ), create) or contextlib.nullcontext()
-
-
-def _read_password(name: str) -> str:
-    from proxyvpn.options import PASSWORD_BYTES  # noqa: PLC0415
-
-    try:
-        with open(name, "rb") as file:
-            data = file.read(PASSWORD_BYTES + 1)
-        if len(data) > PASSWORD_BYTES:
-            raise UsageError(f"the file of --proxy-password-file is longer than {PASSWORD_BYTES} bytes")
-        return data.decode()
-    except OSError as error:
-        raise UsageError("the file of --proxy-password-file cannot be read", error.strerror or "") from error
-    except UnicodeDecodeError as error:
-        raise UsageError("the file of --proxy-password-file is not UTF-8") from error
 
 
 def _place(error: BaseException) -> str:

@@ -28,6 +28,7 @@ _REASONS: Final = {
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
     "refused_tls": "no TLS with the proxy",
+    "refused_credentials": "for want of credentials",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
 }

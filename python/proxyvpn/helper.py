@@ -8,7 +8,8 @@ asker that does not read its answers.
     phase     may be asked                      leads to
     FRESH     Open, Reclaim, Status             OPEN, FRESH, FRESH
     OPEN      Engage, Status, Close             ENGAGED, OPEN, CLOSED
-    ENGAGED   Update, Attach, Status, Close     ENGAGED, ENGAGED, ENGAGED, CLOSED
+    ENGAGED   Update, Attach, Dial, Status      ENGAGED
+              Close                             CLOSED
     CLOSED    nothing
 
 End of file without Close before it is a crash of the asker. Without the killswitch everything is undone; with it the
@@ -42,6 +43,8 @@ from proxyvpn.messages import (
     Attached,
     Close,
     Closed,
+    Dial,
+    Dialled,
     Engage,
     Engaged,
     Message,
@@ -166,6 +169,13 @@ class Helper:
         """Give the queues again: no link, route or rule moves when a worker is replaced."""
         return Attached(), self._kernel.queues()
 
+    def answer_dial(self, message: Dial) -> Answer:
+        """Connect past the tunnel, where the tunnel says that the worker needs it."""
+        tunnel, _ = self._open()
+        if not tunnel.may_dial(message.address, message.port):
+            raise KernelError("the tunnel permits no connection past it there")
+        return Dialled(), (self._kernel.dial(message.address, message.port),)
+
     def answer_status(self, _: Status) -> Answer:
         """Say what the kernel holds; of an earlier tunnel, when there is none of ours."""
         if self.phase is not Phase.FRESH:
@@ -265,6 +275,7 @@ PERMITTED: Final[Mapping[Phase, Mapping[type[Any], Callable[[Helper, Any], Answe
     Phase.ENGAGED: {
         Update: Helper.answer_update,
         Attach: Helper.answer_attach,
+        Dial: Helper.answer_dial,
         Status: Helper.answer_status,
         Close: Helper.answer_close,
     },
@@ -279,7 +290,10 @@ def serve(channel: Channel, kernel: Kernel, say: Say) -> int:
         while (received := _next(channel, kernel, helper.upkeep)) is not None:
             message, fds = _answer(helper, received)
             channel.settimeout(LIMIT)
-            channel.send(message, fds)
+            try:
+                channel.send(message, fds)
+            finally:
+                close_all(fds if isinstance(message, Dialled) else ())  # the queues are kept
     except ProtocolError as error:
         say(f"proxyvpn: the helper stops: {error.what}")
         _refuse(channel, error)

@@ -13,10 +13,10 @@ import signal
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from proxyvpn import firewall, netlink, privilege, sockets, tun
+from proxyvpn import dial, firewall, netlink, privilege, sockets, tun
 from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
-from proxyvpn.plan import Address, Connection, Firewall, Host, Link, OpenedHere, Route, Rule, Step, Tunnel
+from proxyvpn.plan import Address, Connection, Firewall, Host, IPAddress, Link, OpenedHere, Route, Rule, Step, Tunnel
 from proxyvpn.tunnel import MOST_QUEUES
 from proxyvpn.watch import News, Watch
 
@@ -68,6 +68,10 @@ class Kernel(Protocol):
 
     def queues(self) -> tuple[int, ...]:
         """Give the TUN queues; they stay ours."""
+        ...
+
+    def dial(self, address: IPAddress, port: int) -> int:
+        """Give a socket that connects past the tunnel. Raises KernelError."""
         ...
 
     def left(self) -> tuple[str, ...]:
@@ -222,6 +226,9 @@ class RealKernel:
 
     def queues(self) -> tuple[int, ...]:
         return self._queues
+
+    def dial(self, address: IPAddress, port: int) -> int:
+        return dial.dial(address, port)
 
     def left(self) -> tuple[str, ...]:
         lines = tuple(each.line for each in self._netlink.tagged())

@@ -21,6 +21,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from proxyvpn.errors import KernelError, PrivilegeMissing
 from proxyvpn.mark import (
+    DIRECT,
     LINK_ALIAS,
     LINK_MTU,
     LINK_NUMBERS,
@@ -32,8 +33,10 @@ from proxyvpn.mark import (
     PREFERENCE_ANSWER,
     PREFERENCE_ATTACHED,
     PREFERENCE_DHCP,
+    PREFERENCE_DIRECT,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
+    PREFERENCE_POOL,
     PREFERENCE_STRAY,
     PREFERENCE_UNBOUND,
     PROTOCOL,
@@ -240,6 +243,8 @@ def _rule(step: Rule) -> dict[str, Any]:
         PREFERENCE_ATTACHED: {"iifname": step.ifname, "table": _MAIN, "FRA_SUPPRESS_PREFIXLEN": 0},
         PREFERENCE_STRAY: {"iifname": step.ifname, "action": "blackhole"},
         PREFERENCE_MARK: {"fwmark": MARK, "fwmask": MASK, "table": TABLE},
+        PREFERENCE_DIRECT: {"fwmark": DIRECT, "fwmask": MASK, "table": _MAIN},
+        PREFERENCE_POOL: {**_network(step, "dst"), "table": TABLE},
         PREFERENCE_ALLOWED: {**_network(step, "dst"), "table": _MAIN},
         PREFERENCE_DHCP: {
             "ip_proto": socket.IPPROTO_UDP,
@@ -253,7 +258,7 @@ def _rule(step: Rule) -> dict[str, Any]:
             "table": _MAIN,
         },
         PREFERENCE_UNBOUND: {**_network(step, "src"), "table": TABLE, **_find_source(step)},
-        PREFERENCE_NO_ROUTE: {"ip_proto": socket.IPPROTO_TCP, "table": TABLE},
+        PREFERENCE_NO_ROUTE: {**_what_for(step), "table": TABLE},
     }
     return {
         "family": _FAMILIES[step.version],
@@ -261,6 +266,12 @@ def _rule(step: Rule) -> dict[str, Any]:
         "FRA_PROTOCOL": PROTOCOL,
         **what[step.preference],
     }
+
+
+def _what_for(step: Rule) -> dict[str, Any]:
+    if not step.port:
+        return {"ip_proto": socket.IPPROTO_TCP}
+    return {"ip_proto": socket.IPPROTO_UDP, "dport_range": f"{step.port}:{step.port}"}
 
 
 def _network(step: Rule, end: str) -> dict[str, Any]:
@@ -283,7 +294,8 @@ def _rule_line(version: int, message: dict[str, Any]) -> str:
     preference = _get(message, "priority") or 0
     try:
         network = _network_found(message, "src" if preference == PREFERENCE_UNBOUND else "dst")
-        port = int((_get(message, "sport_range") or "0:0").partition(":")[0]) if preference == PREFERENCE_ANSWER else 0
+        ports = {PREFERENCE_ANSWER: "sport_range", PREFERENCE_NO_ROUTE: "dport_range"}.get(preference)
+        port = int(((_get(message, ports) if ports else None) or "0:0").partition(":")[0])
         return Rule(version, preference, _get(message, "iifname") or "", network, port).line
     except KeyError:  # of another version of ours
         return f"ip -{version} rule add pref {preference} protocol {PROTOCOL}"

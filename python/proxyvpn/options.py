@@ -6,11 +6,11 @@ Knows where a proxy may be named and in which order of precedence. Opens nothing
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import proxy, resolvers
+from proxyvpn import proxy, resolvers, schemes
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
@@ -27,7 +27,6 @@ VARIABLES: Final = (
 """Where a proxy is looked for, first one first. HTTP_PROXY is not among them: a CGI program's caller can set it."""
 
 MOST_PROXIES: Final = 4
-PASSWORD_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +35,22 @@ class Typed:
 
     proxy: tuple[str, ...] = ()
     proxy_user: str | None = None
-    password_file: str | None = None
-    """The text of the file, not its name."""
+    password: str | None = None
+    """What the file, the credential or the command said, not its name."""
+    proxy_auth: str | None = None
     dns: tuple[str, ...] = ()
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
     inbound: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where those options that were not typed are from, in words; and `password`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `up` is to do. `source` is the environment variable that named the proxy, empty when it was typed."""
+    """What `up` is to do. `source` is the variable or file that named the proxy, empty when it was typed."""
 
     proxies: tuple[Proxy, ...]
     source: str = ""
@@ -64,18 +66,21 @@ class Options:
 
 
 def read(typed: Typed, environ: Mapping[str, str]) -> Options:
-    """Give the Options. Raises UsageError, which says which environment variable is meant when it was none typed."""
-    urls, source = _urls(typed.proxy, environ)
+    """Give the Options. Raises UsageError, which says where the proxy is from when it was not typed."""
+    urls, source = _urls(typed, environ)
     user, password, warnings = _credentials(typed)
     try:
         proxies = tuple(dict.fromkeys(proxy.parse(url, user, password) for url in urls))
     except UsageError as error:
         if not source:
             raise
-        raise UsageError(f"{error.what} (from the environment variable {source})", error.why, error.advice) from error
+        raise UsageError(f"{error.what} (from {source})", error.why, error.advice) from error
+    if typed.proxy_auth is not None:
+        wanted = schemes.parse(typed.proxy_auth)
+        proxies = tuple(schemes.apply(wanted, each) for each in proxies)
     if len(proxies) > MOST_PROXIES:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
-    if not source and any(each.password for each in proxies) and typed.password_file is None and not warnings:
+    if not source and password is None and any(each.password for each in proxies):
         warnings = (_visible("--proxy"),)
     inbound = tuple(dict.fromkeys(_udp_port(text) for text in typed.inbound))
     if inbound and not typed.killswitch:
@@ -93,9 +98,9 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
     )
 
 
-def _urls(typed: tuple[str, ...], environ: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-    if typed:
-        return typed, ""
+def _urls(typed: Typed, environ: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    if typed.proxy:
+        return typed.proxy, typed.origins.get("proxy", "")
     for name in VARIABLES:
         if environ.get(name):
             return (environ[name],), name
@@ -111,13 +116,14 @@ def _credentials(typed: Typed) -> tuple[str | None, str | None, tuple[str, ...]]
     warnings: tuple[str, ...] = ()
     if typed.proxy_user is not None:
         user, password = proxy.split_user(typed.proxy_user)
-        warnings = (_visible("--proxy-user"),) if password else ()
-    if typed.password_file is not None:
+        warnings = (_visible("--proxy-user"),) if password and "proxy-user" not in typed.origins else ()
+    if typed.password is not None:
+        given = typed.origins.get("password", "--proxy-password-file")
         if password is not None:
-            raise UsageError("the proxy's password was given twice", "by --proxy-user and by --proxy-password-file")
-        password = typed.password_file.removesuffix("\n").removesuffix("\r")
+            raise UsageError("the proxy's password was given twice", f"by --proxy-user and by {given}")
+        password = typed.password
         if not password:
-            raise UsageError("the file of --proxy-password-file is empty")
+            raise UsageError(f"the password that {given} gives is empty")
     return user, password, warnings
 
 

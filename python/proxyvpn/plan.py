@@ -20,22 +20,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
-from typing import Final
 
 from proxyvpn import chains, ruleset
 from proxyvpn.errors import KernelError
 from proxyvpn.mark import (
+    DIRECT,
     LINK_MTU,
     LINK_QUEUE,
     MARK,
     MASK,
     NFT_TABLE,
+    POOL4,
+    POOL6,
     PREFERENCE_ALLOWED,
     PREFERENCE_ANSWER,
     PREFERENCE_ATTACHED,
     PREFERENCE_DHCP,
+    PREFERENCE_DIRECT,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
+    PREFERENCE_POOL,
     PREFERENCE_STRAY,
     PREFERENCE_UNBOUND,
     PROTOCOL,
@@ -44,16 +48,13 @@ from proxyvpn.mark import (
     TUN6,
     UNREACHABLE_METRIC,
 )
-from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel, collapsed
+from proxyvpn.tunnel import DNS, Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel, collapsed
 
 __all__ = [
     "Address", "Connection", "Endpoint", "Firewall", "Host", "IPAddress", "IPNetwork", "Link", "NameTaken",
     "Neighbours", "NotPossible", "OpenedHere", "Route", "Rule", "Step", "Tunnel", "device_line", "engaging", "firewall",
     "moved", "opening", "steps", "sysctls", "unbound",
 ]  # fmt: skip
-
-
-_DNS: Final = 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +194,13 @@ class Rule:
             PREFERENCE_ATTACHED: f"iif {self.ifname} lookup main suppress_prefixlength 0",
             PREFERENCE_STRAY: f"iif {self.ifname} blackhole",
             PREFERENCE_MARK: f"fwmark {MARK:#x}/{MASK:#x} lookup {TABLE}",
+            PREFERENCE_DIRECT: f"fwmark {DIRECT:#x}/{MASK:#x} lookup main",
+            PREFERENCE_POOL: f"to {self.network} lookup {TABLE}",
             PREFERENCE_ALLOWED: f"to {self.network} lookup main",
             PREFERENCE_DHCP: "ipproto udp sport 68 dport 67 lookup main",
             PREFERENCE_ANSWER: f"ipproto udp sport {self.port} lookup main",
             PREFERENCE_UNBOUND: f"from {self.network} lookup {TABLE}",
-            PREFERENCE_NO_ROUTE: f"ipproto tcp lookup {TABLE}",
+            PREFERENCE_NO_ROUTE: f"ipproto {f'udp dport {self.port}' if self.port else 'tcp'} lookup {TABLE}",
         }[self.preference]
         return f"ip -{self.version} rule add pref {self.preference} {what} protocol {PROTOCOL}"
 
@@ -264,10 +267,21 @@ def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     preferences = (PREFERENCE_ATTACHED, PREFERENCE_STRAY, PREFERENCE_MARK, PREFERENCE_NO_ROUTE)
     for version in _versions(host):
         found += [Rule(version, each, _of_link(each, host.ifname)) for each in preferences]
+        found += naming(version) if tunnel.captures_names else ()
         found += unbound(tunnel, version) if tunnel.killswitch else ()
     if not tunnel.killswitch:
         return (*found, *firewall(tunnel, host))
     return (*found, OpenedHere(tuple(each for each in host.opened_here if not _goes_on(tunnel, each))))
+
+
+def naming(version: int) -> tuple[Rule, ...]:
+    """Give the rules that captured DNS needs besides."""
+    pool = POOL4 if version == 4 else POOL6
+    return (
+        Rule(version, PREFERENCE_DIRECT),
+        Rule(version, PREFERENCE_POOL, network=pool),
+        Rule(version, PREFERENCE_NO_ROUTE, port=DNS),
+    )
 
 
 def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:
@@ -276,7 +290,8 @@ def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:
     The first lookup of an IPv4 connection is from 0.0.0.0. That of IPv6 has no source; the rule asks which one it would
     get (FIB_RULE_FIND_SADDR, for which ip(8) has no word).
     """
-    networks = [*(ip_network(each.address) for each in tunnel.proxies), *map(ip_network, tunnel.resolvers)]
+    resolvers = () if tunnel.captures_names else tunnel.resolvers
+    networks = [*(ip_network(each.address) for each in tunnel.proxies), *map(ip_network, resolvers)]
     allowed = sorted({each for each in networks if each.version == version}, key=str)
     bypass = collapsed(tunnel.bypass, version)
     sources = (ip_network("0.0.0.0/32"), ip_network(TUN4)) if version == 4 else (ip_network(TUN6),)
@@ -321,8 +336,9 @@ def device_line(ifname: str) -> str:
 def _goes_on(tunnel: Tunnel, each: Connection) -> bool:
     """Say whether an older connection may go on directly, as new ones to its far end may."""
     proxy = any((each.remote, each.remote_port) == (known.address, known.port) for known in tunnel.proxies)
-    resolver = each.remote_port == _DNS and each.remote in tunnel.resolvers
-    return proxy or resolver or any(each.remote in network for network in tunnel.bypass)
+    if each.remote_port == DNS:
+        return proxy or (each.remote in tunnel.resolvers and not tunnel.captures_names)
+    return proxy or any(each.remote in network for network in tunnel.bypass)
 
 
 def firewall(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:

@@ -4,6 +4,9 @@ In words: every TCP packet that this machine originates or forwards gets MARK, b
 connections that came in, not to the proxies, the resolvers' port 53 and the bypass networks. With the killswitch the
 guard lets nothing else out.
 
+Where the worker answers names, DNS is marked, too, over UDP and TCP, whomever it is for, and nothing to port 53 leaves
+but what the helper connected itself (DIRECT).
+
 A connection came in if *we answered its SYN*. `ct direction reply` alone is no proof: conntrack first sees an older
 outgoing flow when its far end sends, and then calls our side the reply; nor is a SYN from outside, which the far end
 can send at will (an established socket answers it with an ACK, never with a SYN/ACK).
@@ -23,13 +26,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import INBOUND, MARK, NFT_TABLE, TUN4, TUN6
+from proxyvpn.mark import DIRECT, INBOUND, MARK, NFT_TABLE, TUN4, TUN6
 from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, Tunnel, collapsed
 
 _SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
 _IN: Final = f"ct mark {INBOUND:#x}"
 _CAPTURED: Final = f"ct mark {MARK:#x}"
 _CAPTURE: Final = f"ct mark set {MARK:#x} meta mark set {MARK:#x}"
+_DIRECT: Final = f"meta mark {DIRECT:#x}"
+_DNS: Final = "meta l4proto { tcp, udp } th dport 53"
 _ELEMENTS_PER_LINE: Final = 4
 _OWN: Final = "fib saddr type != unicast"
 """From an address of this machine, or from none yet; what is forwarded has another machine's."""
@@ -138,12 +143,12 @@ def _both(host: Host, rule: str) -> list[str]:
 def _inet(tunnel: Tunnel, host: Host, filled: dict[str, tuple[str, ...]]) -> list[str]:
     lines = [f"table inet {NFT_TABLE} {{", *_sets(host, filled), "    counter dropped { }", *_timeouts(host)]
     lines += _chain("shield", "type filter hook prerouting priority raw; policy accept;", _shield(host))
-    lines += _chain("arrivals", "type filter hook prerouting priority mangle; policy accept;", _arrivals(host))
-    lines += _chain("capture", "type route hook output priority mangle; policy accept;", _capture(host))
+    lines += _chain("arrivals", "type filter hook prerouting priority mangle; policy accept;", _arrivals(tunnel, host))
+    lines += _chain("capture", "type route hook output priority mangle; policy accept;", _capture(tunnel, host))
     policy = "drop" if tunnel.killswitch else "accept"
     closed = tunnel.killswitch
-    refuse = _refuse(host, tunnel.inbound) if closed else _refuse_open(host)
-    guard = _guard(host, tunnel.inbound) if closed else _guard_open(host)
+    refuse = _refuse(tunnel, host) if closed else _refuse_open(tunnel, host)
+    guard = _guard(tunnel, host) if closed else _guard_open(tunnel, host)
     lines += _chain("refuse", "type filter hook output priority filter; policy accept;", refuse)
     lines += _chain("guard", f"type filter hook postrouting priority filter; policy {policy};", guard)
     return [*lines, "}"]
@@ -200,8 +205,8 @@ def _shield(host: Host) -> list[str]:
     return _both(host, f'{{ip}} daddr @tun{{v}} iifname != {{{{ "lo", "{host.ifname}" }}}} drop')
 
 
-def _arrivals(host: Host) -> list[str]:
-    """Forwarded TCP: of containers, virtual machines, neighbours.
+def _arrivals(tunnel: Tunnel, host: Host) -> list[str]:
+    """Forwarded TCP: of containers, virtual machines, neighbours; and their DNS, where it is ours.
 
     Here a SYN/ACK may as well be the far end's answer to a container. Ours is one from where SYNs may arrive: from a
     bypassed network, or from behind an address of this machine that is translated (a published port).
@@ -210,34 +215,53 @@ def _arrivals(host: Host) -> list[str]:
     rp_filter with src_valid_mark) finds that the way back leads into the TUN.
     """
     return [
-        "meta l4proto != tcp return",
+        _of_no_interest(tunnel),
         f'iifname "{host.ifname}" {_CAPTURED} meta mark set {MARK:#x} return',
         f'iifname "{host.ifname}" return',
+        *_only_dns_of_udp(tunnel),
         "fib daddr type { local, broadcast, multicast, anycast } return",
         *_both(host, f"{{ip}} saddr @bypass{{v}} ct direction reply {_SYN_ACK} {_set_in()}"),
         f"ct status dnat ct direction reply {_SYN_ACK} {_set_in()}",
         *_known(),
+        *_names(tunnel),
         *_both(host, "{ip} daddr @bypass{v} return"),
         *_forget_soon(host),
         _CAPTURE,
     ]
 
 
-def _capture(host: Host) -> list[str]:
-    """TCP that this machine originates."""
+def _capture(tunnel: Tunnel, host: Host) -> list[str]:
+    """TCP that this machine originates, and its DNS, where that is ours."""
     return [
-        "meta l4proto != tcp return",
+        _of_no_interest(tunnel),
         'oifname "lo" return',
+        *_only_dns_of_udp(tunnel),
+        *([f"{_DIRECT} return"] if tunnel.captures_names else []),
         *_forget_soon(host),
         *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
         f"ct direction reply {_SYN_ACK} {_set_in()}",
         *_known(),
         "fib daddr type local return",
         *_both(host, "{ip} saddr . tcp sport . {ip} daddr . tcp dport @earlier{v} " + _set_in()),
-        *_both(host, "tcp dport 53 {ip} daddr @resolver{v} return"),
+        *([] if tunnel.captures_names else _both(host, "tcp dport 53 {ip} daddr @resolver{v} return")),
+        *(_answers(tunnel.inbound, "return") if tunnel.captures_names else []),
+        *_names(tunnel),
         *_both(host, "{ip} daddr @bypass{v} return"),
         _CAPTURE,
     ]
+
+
+def _of_no_interest(tunnel: Tunnel) -> str:
+    return "meta l4proto != { tcp, udp } return" if tunnel.captures_names else "meta l4proto != tcp return"
+
+
+def _only_dns_of_udp(tunnel: Tunnel) -> list[str]:
+    return ["udp dport != 53 return"] if tunnel.captures_names else []
+
+
+def _names(tunnel: Tunnel) -> list[str]:
+    """A bypassed network's resolvers are no exception: who bypasses a network does not mean its answers."""
+    return [f"{_DNS} {_CAPTURE} return"] if tunnel.captures_names else []
 
 
 def _known() -> list[str]:
@@ -252,7 +276,7 @@ def _set_in() -> str:
     return f"ct mark set {INBOUND:#x} return"
 
 
-def _refuse(host: Host, inbound: tuple[int, ...]) -> list[str]:
+def _refuse(tunnel: Tunnel, host: Host) -> list[str]:
     """Say no to what the guard will drop, so that programs (QUIC first of all) fall back at once.
 
     Marked TCP passes whatever its device is called here; what must not leave is stopped by the guard.
@@ -261,19 +285,20 @@ def _refuse(host: Host, inbound: tuple[int, ...]) -> list[str]:
         'oifname "lo" return',
         *_circles(host),
         f"meta l4proto tcp meta mark {MARK:#x} return",
+        *([f"udp dport 53 meta mark {MARK:#x} return"] if tunnel.captures_names else []),
         f"{_IN} return",
-        *_answers(inbound, "return"),
-        *_allowed(host, "return"),
+        *_answers(tunnel.inbound, "return"),
+        *_allowed(tunnel, host, "return"),
         'meta l4proto tcp counter name "dropped" reject with tcp reset',
         'counter name "dropped" reject with icmpx type port-unreachable',
     ]
 
 
-def _guard(host: Host, inbound: tuple[int, ...]) -> list[str]:
+def _guard(tunnel: Tunnel, host: Host) -> list[str]:
     """What may leave; the rest is dropped and counted."""
     return [
         'oifname "lo" accept',
-        f'oifname "{host.ifname}" meta l4proto tcp accept',
+        *_into_tun(tunnel, host, "accept"),
         f'oifname "{host.ifname}" counter name "dropped" drop',
         'ip option lsrr exists counter name "dropped" drop',
         'ip option ssrr exists counter name "dropped" drop',
@@ -281,8 +306,8 @@ def _guard(host: Host, inbound: tuple[int, ...]) -> list[str]:
         f'iifname "{host.ifname}" ct direction reply accept',
         f'meta mark {MARK:#x} counter name "dropped" drop',
         f"{_IN} accept",
-        *_answers(inbound, "accept"),
-        *_allowed(host, "accept"),
+        *_answers(tunnel.inbound, "accept"),
+        *_allowed(tunnel, host, "accept"),
         'counter name "dropped" drop',
     ]
 
@@ -298,15 +323,28 @@ def _listed(ports: tuple[int, ...]) -> str:
     return ", ".join(map(str, sorted(set(ports))))
 
 
-def _allowed(host: Host, verdict: str) -> list[str]:
+def _allowed(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
     return [
         *_both(host, f"{{ip}} daddr . tcp dport @proxy{{v}} {verdict}"),
-        *_both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}"),
+        *_resolvers(tunnel, host, verdict),
         *_both(host, f"{{ip}} daddr @bypass{{v}} {verdict}"),
         *(_icmpv6(verdict) if host.ipv6 else []),
         f"udp sport 68 udp dport 67 {_OWN} {verdict}",
         *([f"udp sport 546 udp dport 547 {_OWN} {verdict}"] if host.ipv6 else []),
     ]
+
+
+def _resolvers(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
+    if not tunnel.captures_names:
+        return _both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}")
+    refused = "drop" if verdict == "accept" else "reject with icmpx type port-unreachable"
+    return [f"meta l4proto tcp {_DIRECT} {verdict}", f'{_DNS} counter name "dropped" {refused}']
+
+
+def _into_tun(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
+    """What may enter the TUN."""
+    dns = [f'oifname "{host.ifname}" udp dport 53 {verdict}'] if tunnel.captures_names else []
+    return [f'oifname "{host.ifname}" meta l4proto tcp {verdict}', *dns]
 
 
 def _icmpv6(verdict: str) -> list[str]:
@@ -319,16 +357,14 @@ def _circles(host: Host) -> list[str]:
     return _both(host, f'oifname "{host.ifname}" {{ip}} daddr . tcp dport @proxy{{v}} reject with tcp reset')
 
 
-def _refuse_open(host: Host) -> list[str]:
+def _refuse_open(tunnel: Tunnel, host: Host) -> list[str]:
     """Without the killswitch nothing is held back but what a program sends into the TUN on purpose."""
     return [
         *_circles(host),
+        *_into_tun(tunnel, host, "return")[1:],
         f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable',
     ]
 
 
-def _guard_open(host: Host) -> list[str]:
-    return [
-        f'oifname "{host.ifname}" meta l4proto tcp accept',
-        f'oifname "{host.ifname}" counter name "dropped" drop',
-    ]
+def _guard_open(tunnel: Tunnel, host: Host) -> list[str]:
+    return [*_into_tun(tunnel, host, "accept"), f'oifname "{host.ifname}" counter name "dropped" drop']

@@ -23,6 +23,9 @@ MOST_BYPASS: Final = 64
 MOST_INBOUND: Final = 15
 """As many as one rule of iptables' multiport takes."""
 MOST_QUEUES: Final = 4
+NAMES: Final = ("direct", "virtual", "proxy")
+"""Who answers DNS: the resolvers, past the tunnel; the worker, with virtual addresses; resolvers behind the proxy."""
+DNS: Final = 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Tunnel:
     queues: int
     inbound: tuple[int, ...] = ()
     """UDP ports of this machine that may answer, with the killswitch, whoever asks them."""
+    names: str = "direct"
+    """One of NAMES. In all but the first, DNS (port 53) is captured, and goes to `resolvers` by dial() only."""
 
     def __post_init__(self) -> None:
         if not self.proxies:
@@ -72,6 +77,17 @@ class Tunnel:
             check_port(port, "UDP")
         if not 1 <= self.queues <= MOST_QUEUES:
             raise UsageError(f"{self.queues} is not a number of queues", "", f"1 to {MOST_QUEUES} are possible")
+        if self.names not in NAMES:
+            raise UsageError("that is no way to answer names", "", f"the ways are {', '.join(NAMES)}")
+
+    @property
+    def captures_names(self) -> bool:
+        """Say whether DNS goes into the TUN."""
+        return self.names != "direct"
+
+    def may_dial(self, address: IPAddress, port: int) -> bool:
+        """Say whether the helper may connect there past the tunnel, for the worker."""
+        return self.captures_names and port == DNS and address in self.resolvers
 
 
 @dataclass(frozen=True, slots=True)

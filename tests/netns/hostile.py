@@ -39,6 +39,7 @@ TUNNEL: Final[dict[str, Any]] = {
     "killswitch": False,
     "queues": 2,
     "inbound": [],
+    "names": "direct",
 }
 OPEN: Final[dict[str, Any]] = {"is": "Open", "version": 1, "tunnel": TUNNEL}
 UPDATE: Final[dict[str, Any]] = {"is": "Update", "resolvers": [RESOLVER], "proxies": TUNNEL["proxies"]}
@@ -57,6 +58,8 @@ EVERY: Final[dict[str, dict[str, Any]]] = {
     "Updated": {"is": "Updated"},
     "Attach": {"is": "Attach"},
     "Attached": {"is": "Attached"},
+    "Dial": {"is": "Dial", "address": RESOLVER, "port": 53},
+    "Dialled": {"is": "Dialled"},
     "Status": {"is": "Status"},
     "State": {"is": "State", "phase": "fresh", "dropped": 0, "left": [], "locked": False},
     "Close": {"is": "Close"},
@@ -72,6 +75,11 @@ EVERY: Final[dict[str, dict[str, Any]]] = {
     "Wish": {"is": "Wish", "number": 1, "kind": "token", "content": b""},
     "Grant": {"is": "Grant", "number": 1, "content": b"", "refusal": ""},
     "Started": {"is": "Started", "sandbox": []},
+    "Make": {
+        **{"is": "Make", "number": 1, "host": "proxy.example", "scheme": "ntlm", "context": "1", "challenge": ""},
+        **{"user": "", "password": ""},
+    },
+    "Made": {"is": "Made", "number": 1, "answer": "done"},
     "Count": {"is": "Count"},
     "Counters": {"is": "Counters", "values": {}},
     "Ask": {"is": "Ask"},
@@ -86,7 +94,7 @@ EVERY: Final[dict[str, dict[str, Any]]] = {
 PERMITTED: Final[dict[str, tuple[str, ...]]] = {
     "fresh": ("Open", "Reclaim", "Status"),
     "open": ("Engage", "Status", "Close"),
-    "engaged": ("Update", "Attach", "Status", "Close"),
+    "engaged": ("Update", "Attach", "Dial", "Status", "Close"),
     "closed": (),
 }
 PHASES: Final = tuple(PERMITTED)
@@ -198,6 +206,7 @@ _WRONG_TUNNELS: Final[dict[str, tuple[Any, ...]]] = {
         *(None, {}, "", 53, [None], [0], [65536], [-1], [True], ["53"], [53.0], [b"5"], [[53]], ["udp/53"]),
         list(range(1000, 1400)),
     ),
+    "names": (None, "", "Direct", "virtual ", "proxy\n", 1, b"direct", True, [], {}, ["virtual"]),
     "proxies": (
         *([], None, {}, "", 1, [None], [[]], [PROXY], [{}], ENDPOINT),
         *([ENDPOINT] * 9, [ENDPOINT] * 400, [{**ENDPOINT, "scheme": "http"}], [{"address": PROXY}], [{"port": 1}]),

@@ -61,16 +61,36 @@ def files_under(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("way", ["environment", "file"])
+def means(way: str, url: str, folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Give options and variables by which `up` comes to the password."""
+    named = url.replace("//", f"//{USER}@")
+    file = folder / "proxyvpn.password"
+    file.write_text(f"{PASSWORD}\n")
+    if way == "file":
+        return ("--proxy", url, "--proxy-user", USER, "--proxy-password-file", str(file)), {}
+    if way == "credential":
+        return ("--proxy", named), {"CREDENTIALS_DIRECTORY": str(folder)}
+    if way == "environment":
+        return (), {"PROXYVPN_PROXY": url.replace("//", f"//{USER}:{PASSWORD}@")}
+    config = folder / "proxyvpn" / "config.toml"
+    config.parent.mkdir(mode=0o700)
+    config.touch(0o600)
+    config.write_text(
+        f'proxy = "{named}"\nproxy-password-command = "cat {file}"\n'
+        if way == "command"
+        else f'proxy = "{url}"\nproxy-user = "{USER}:{PASSWORD}"\n'
+    )
+    return (), {"XDG_CONFIG_HOME": str(folder)}
+
+
+@pytest.mark.parametrize("way", ["environment", "file", "credential", "command", "config"])
 def test_password_is_nowhere_but_where_it_is_needed(
     bed: Rig, proxy: proxies.RunningProxy, tmp_path: Path, way: str
 ) -> None:
-    state, file = tmp_path / "state", tmp_path / "password"
-    file.write_text(f"{PASSWORD}\n")
-    with_file = ("--proxy", proxy.url4, "--proxy-user", USER, "--proxy-password-file", str(file))
-    options = (*(with_file if way == "file" else ()), "--dns", RESOLVER4, "--killswitch", "--state-dir", str(state))
-    in_environment = {"PROXYVPN_PROXY": proxy.url4.replace("//", f"//{USER}:{PASSWORD}@")}
-    with up(bed.host, *options, env=in_environment if way == "environment" else None) as running:
+    state = tmp_path / "state"
+    known, env = means(way, proxy.url4, tmp_path)
+    options = (*known, "--dns", RESOLVER4, "--killswitch", "--state-dir", str(state))
+    with up(bed.host, *options, env=env) as running:
         assert clients.curl(bed.host, f"http://{WORLD4}/").returncode == 0
         helper, worker, app = running.helper, running.worker, running.process.pid
         assert holds(worker) and holds(app), "this is how it would be found"
@@ -88,6 +108,8 @@ def test_password_is_nowhere_but_where_it_is_needed(
         wait.until(lambda: gone(worker) and running.worker != worker, "a new worker")
         assert running.stop() == 0
         assert not shows(running.said() + running.out.read_text())
+    done = proxyvpn(bed.host, "config", "show", env=env)
+    assert done.returncode == 0 and not shows(done.stdout + done.stderr)
 
 
 def test_password_is_not_in_the_log_of_a_detached_tunnel(bed: Rig, proxy: proxies.RunningProxy, tmp_path: Path) -> None:

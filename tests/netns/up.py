@@ -125,7 +125,8 @@ def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.lower().endswith("_proxy") and name not in ("PROXYVPN_PROXY", "XDG_RUNTIME_DIR")
+        if not name.lower().endswith("_proxy")
+        and name not in ("PROXYVPN_PROXY", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "CREDENTIALS_DIRECTORY")
     }
     return {**kept, **(more or {})}
 

@@ -18,8 +18,8 @@ fn means() -> Means {
 
 /// Take the next wish for a token, as it says for `scheme` and `challenge`, by the proxy at the other end of `stream`.
 fn wish(world: &mut World, stream: &TcpStream, scheme: &str, context: u64, challenge: &str) -> u64 {
-    let address = stream.local_addr().unwrap();
-    world.wish(format!("{address}\n{scheme}\n{context}\n{challenge}").as_bytes())
+    let port = stream.local_addr().unwrap().port();
+    world.wish(format!("127.0.0.1\n{port}\n{scheme}\n{context}\n{challenge}").as_bytes())
 }
 
 /// A world in which a connection was begun, and the proxy's end of it.

@@ -12,6 +12,7 @@ from proxyvpn.plan import (
     Connection,
     Firewall,
     Host,
+    IPAddress,
     Link,
     NameTaken,
     Neighbours,
@@ -37,6 +38,7 @@ class FakeKernel:
         self.opened: tuple[Connection, ...] = ()
         self.can_end_connections = True
         self.updates: list[Tunnel] = []
+        self.dialled: list[tuple[str, int]] = []
         self.was_locked_always = True
         self.watched = True
         self.restored: list[Step] = []
@@ -101,6 +103,10 @@ class FakeKernel:
     def update(self, tunnel: Tunnel, host: Host) -> None:  # noqa: ARG002
         self.updates.append(tunnel)
         self.held = [replace(each, tunnel=tunnel) if isinstance(each, Firewall) else each for each in self.held]
+
+    def dial(self, address: IPAddress, port: int) -> int:
+        self.dialled.append((str(address), port))
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
     def queues(self) -> tuple[int, ...]:
         return self._queues

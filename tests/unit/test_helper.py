@@ -24,6 +24,8 @@ from proxyvpn.messages import (
     Close,
     Closed,
     Count,
+    Dial,
+    Dialled,
     Down,
     Engage,
     Engaged,
@@ -44,6 +46,7 @@ CLOSED_TUNNEL = a_tunnel(killswitch=True)
 OPEN_TUNNEL = a_tunnel(killswitch=False)
 EVERY_REQUEST: tuple[Message, ...] = (
     *(Open(VERSION, OPEN_TUNNEL), Engage(), Update(RESOLVERS, PROXIES), Attach(), Status(), Close(), Reclaim()),
+    Dial(RESOLVERS[0], 53),
     *(Ask(), Down(), Count(), Closed((), ()), Opened("pvpn0")),
 )
 PATHS: dict[helper.Phase, tuple[Message, ...]] = {
@@ -213,9 +216,28 @@ def test_the_table_has_a_row_for_each_phase_and_no_more_than_it_should() -> None
     assert rows == {
         helper.Phase.FRESH: {"Open", "Reclaim", "Status"},
         helper.Phase.OPEN: {"Engage", "Status", "Close"},
-        helper.Phase.ENGAGED: {"Update", "Attach", "Status", "Close"},
+        helper.Phase.ENGAGED: {"Update", "Attach", "Dial", "Status", "Close"},
         helper.Phase.CLOSED: set(),
     }
+
+
+def test_dial_is_for_the_resolvers_of_a_tunnel_that_captures_names(kernel: FakeKernel) -> None:
+    life = Life(kernel)
+    life.ask(Open(VERSION, a_tunnel(killswitch=False, names="virtual")), Engage())
+    assert life.ask(Dial(RESOLVERS[1], 53)) == Dialled()
+    for refused in (Dial(RESOLVERS[0], 853), Dial(PROXIES[0].address, 53)):
+        assert isinstance(life.ask(refused), Refused)
+    assert kernel.dialled == [(str(RESOLVERS[1]), 53)]
+    assert life.end() == 0
+
+
+def test_dial_is_refused_where_names_go_directly_and_the_tunnel_stays(kernel: FakeKernel) -> None:
+    life = Life(kernel)
+    life.ask(Open(VERSION, OPEN_TUNNEL), Engage())
+    assert isinstance(life.ask(Dial(RESOLVERS[0], 53)), Refused)
+    assert isinstance(life.ask(Status()), State)
+    assert kernel.dialled == []
+    assert life.end() == 0
 
 
 def test_unpermitted_message_with_the_killswitch_leaves_the_machine_locked() -> None:

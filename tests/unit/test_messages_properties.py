@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from proxyvpn import messages, plan
+from proxyvpn import messages, plan, tunnel
 from proxyvpn.errors import ProtocolError, UsageError
 from proxyvpn.messages import MAX_BYTES, MAX_ITEMS, Opened, Outcome, Upstream, decode, encode
 from proxyvpn.plan import Endpoint, Tunnel
@@ -64,6 +64,7 @@ OF: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
     bytes: st.binary(max_size=300),
     dict[str, int]: st.dictionaries(TEXT, NUMBER, max_size=60),
+    IPv4Address | IPv6Address: ADDRESS,
     tuple[str, ...]: tuples(TEXT, 60),
     tuple[Endpoint, ...]: tuples(ENDPOINT, 8),
     tuple[Upstream, ...]: tuples(UPSTREAM, 8),
@@ -77,6 +78,7 @@ OF: dict[Any, st.SearchStrategy[Any]] = {
         bypass=tuples(NETWORK.filter(lambda network: network.prefixlen > 8), 64),
         killswitch=st.booleans(),
         queues=st.integers(1, 4),
+        names=st.sampled_from(tunnel.NAMES),
     ),
 }
 MESSAGE = st.one_of(

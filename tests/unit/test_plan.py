@@ -42,6 +42,12 @@ CASES = {
     )
     if backend == "nft" or bypass == resolvers
 }
+CASES |= {
+    name.replace("bypass-resolvers", "names"): (dataclasses.replace(tunnel, names="virtual"), host)
+    for name, (tunnel, host) in CASES.items()
+    if "bypass-resolvers" in name
+}
+"""DNS is captured: two ways to answer it, one plan."""
 
 
 def a_tunnel(**changed: object) -> Tunnel:
@@ -77,6 +83,19 @@ def test_there_is_no_golden_file_without_a_case() -> None:
 def test_steps_can_be_said_on_one_line_each(name: str) -> None:
     for step in plan.steps(*CASES[name]):
         assert "\n" not in step.line and "\n" not in step.undo and step.line
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "names" in name])
+def test_where_names_are_captured_no_resolver_is_an_exception(name: str) -> None:
+    lines = all_text(name).splitlines()
+    assert not [line for line in lines if "@resolver" in line or "192.0.2.53 --dport" in line]
+    assert not [line for line in lines if "lookup main" in line and "192.0.2.53" in line]
+
+
+def test_older_connection_to_a_resolver_ends_where_names_are_captured() -> None:
+    host = Host("pvpn0", True, opened_here=(Connection(ip_address("192.0.2.1"), 999, RESOLVERS[0], 53),))
+    ended = {names: plan.engaging(a_tunnel(names=names), host)[-1] for names in ("direct", "virtual", "proxy")}
+    assert [len(step.connections) for step in ended.values() if isinstance(step, plan.OpenedHere)] == [0, 1, 1]
 
 
 def test_with_the_killswitch_nothing_comes_before_the_firewall() -> None:

@@ -183,16 +183,16 @@ def test_password_in_argv_is_warned_of_once() -> None:
     assert options.read(Typed(), {"PROXYVPN_PROXY": "http://a:b@x.example"}).warnings == ()
 
 
-def test_password_file_loses_one_line_end_only() -> None:
-    typed = Typed(proxy=("http://x.example",), proxy_user="ann", password_file=" se cret \r\n")
+def test_password_is_taken_as_it_is() -> None:
+    typed = Typed(proxy=("http://x.example",), proxy_user="ann", password=" se cret ")
     assert options.read(typed, {}).proxies[0].password == " se cret "
 
 
 def test_password_twice_or_without_user_is_refused() -> None:
     with pytest.raises(UsageError, match="twice"):
-        options.read(Typed(proxy=("http://x.example",), proxy_user="a:b", password_file="c"), {})
+        options.read(Typed(proxy=("http://x.example",), proxy_user="a:b", password="c"), {})
     with pytest.raises(UsageError, match="no user"):
-        options.read(Typed(proxy=("http://x.example",), password_file="c"), {})
+        options.read(Typed(proxy=("http://x.example",), password="c"), {})
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "10.0.0.0/33", "fe80::%eth0/64", "example.org", ""])
