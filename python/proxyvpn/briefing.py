@@ -5,8 +5,10 @@ The descriptors are opened anew for each worker, by `up` and with the rights of 
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
+from proxyvpn import tlsfiles
 from proxyvpn.messages import Start, Upstream
 from proxyvpn.options import Options
 from proxyvpn.reach import Place
@@ -22,9 +24,16 @@ def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ..
     return tuple(_upstream(options, place) for place in places)
 
 
-def files(options: Options) -> dict[str, int]:  # noqa: ARG001 - so far there is none
+def files(options: Options) -> dict[str, int]:
     """Open what the worker is to have. Raises what cannot be opened."""
-    return {}
+    opened: dict[str, int] = {}
+    if any(proxy.tls for proxy in options.proxies):
+        tls = options.tls
+        contents = {"trust": tlsfiles.trust(tls.ca, os.environ)}
+        if tls.cert:
+            contents["identity"] = tlsfiles.identity(tls.cert, tls.key)
+        opened |= {name: tlsfiles.sealed(name, content) for name, content in contents.items()}
+    return opened
 
 
 def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy
@@ -32,6 +41,7 @@ def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so 
     return Upstream(
         place.endpoint,
         proxy.host,
+        tls=proxy.tls,
         user=_normal(proxy.user or ""),
         password=_normal(proxy.password).encode(),
         schemes=proxy.schemes,
