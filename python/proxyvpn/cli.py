@@ -55,7 +55,7 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--proxy", multiple=True, metavar="URL", help="http://[user:password@]host:port; repeatable.")
+@click.option("--proxy", multiple=True, metavar="URL", help="http[s]://[user:password@]host:port; repeatable.")
 @click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
 @click.option("--proxy-password-file", type=click.Path(), metavar="FILE", help="Read the password from FILE.")
 @click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")
@@ -63,6 +63,11 @@ def cli(ctx: click.Context) -> None:
 @click.option(
     "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
 )
+@click.option(
+    "--proxy-ca", type=click.Path(), metavar="FILE", help="Trust FILE alone (PEM) to sign for an https:// proxy."
+)
+@click.option("--proxy-cert", type=click.Path(), metavar="FILE", help="Show an https:// proxy this certificate (PEM).")
+@click.option("--proxy-key", type=click.Path(), metavar="FILE", help="Its key, if it is not in the same file.")
 @click.option(
     "--balance",
     type=click.Choice(("order", "round-robin", "least-connections", "destination")),
