@@ -30,6 +30,15 @@ MOST_PROXIES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Script:
+    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched."""
+
+    text: str = field(repr=False)
+    origin: str = ""
+    mine: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Typed:
     """The arguments of `up` as they were typed; None and () mean: not given."""
 
@@ -43,6 +52,8 @@ class Typed:
     inbound: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
+    script: Script | None = None
+    """What `--proxy pac:…` led to; the proxies that it names are then among `proxy`."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where those options that were not typed are from, in words; and `password`."""
 
@@ -61,6 +72,8 @@ class Options:
     killswitch: bool = False
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
+    script: Script | None = None
+    """A PAC file, which chooses among `proxies` for each connection."""
     warnings: tuple[str, ...] = ()
 
 
@@ -74,7 +87,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         if not source:
             raise
         raise UsageError(f"{error.what} (from {source})", error.why, error.advice) from error
-    if len(proxies) > MOST_PROXIES:
+    if len(proxies) > MOST_PROXIES and typed.script is None:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and password is None and any(each.password for each in proxies):
         warnings = (_visible("--proxy"),)
@@ -90,6 +103,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         inbound=inbound,
         killswitch=typed.killswitch,
         confirm=typed.confirm or 0,
+        script=typed.script,
         warnings=warnings,
     )
 

@@ -18,6 +18,7 @@ from proxyvpn import privilege, reach
 from proxyvpn.children import Helper, Worker
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
+from proxyvpn.pac import evaluator, source
 from proxyvpn.plan import Host
 from proxyvpn.reach import Place
 from proxyvpn.renewal import EVERY
@@ -78,7 +79,7 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         worker=lambda: Worker.start(environ),
         resolve=lambda options, stop: reach.resolve(options.proxies, stop),
         attempt=reach.attempt,
-        providers=lambda _: {},
+        providers=lambda options: providers(options, environ, say),
         read=read_text,
         host=host,
         say=say,
@@ -88,6 +89,14 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         terminal=0 if os.isatty(0) else -1,
         remote=came_by_ssh(environ, ancestors(os.getppid())),
     )
+
+
+def providers(options: Options, environ: Mapping[str, str], say: Callable[[str], None]) -> dict[str, Provider]:
+    """Give who grants the worker's wishes."""
+    if options.script is None:
+        return {}
+    start = evaluator.starter(environ)
+    return {source.KIND: source.Source(options.script, options.proxies, start, say)}
 
 
 def came_by_ssh(environ: Mapping[str, str], programs: tuple[str, ...]) -> bool:
