@@ -3,29 +3,46 @@
 
 pub mod approach;
 pub mod attempt;
+pub mod auth;
+pub mod balance;
+pub mod body;
+pub mod challenge;
+pub mod choice;
 pub mod connect;
 pub mod counted;
 pub mod device;
+pub mod digest;
 pub mod errand;
 pub mod error;
+pub mod fields;
 pub mod flow;
+pub mod health;
 pub mod latency;
 pub mod link;
+pub mod lockout;
+pub mod login;
+pub mod means;
 pub mod packet;
 pub mod phase;
 pub mod pool;
+pub mod probe;
+pub mod race;
 pub mod refusal;
 pub mod relay;
 pub mod rings;
+pub mod roster;
 pub mod sandbox;
 pub mod settings;
 pub mod shared;
 pub mod spin;
 pub mod stack;
+pub mod standing;
 pub mod stats;
+pub mod tally;
 pub mod target;
 pub mod threads;
 pub mod timer;
+pub mod token;
 pub mod trial;
 pub mod upstream;
 pub mod upstreams;
@@ -41,17 +58,30 @@ mod python {
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
+    use smoltcp::time::Instant;
 
     use crate::error::Error;
-    use crate::settings::{Settings, address, sendable};
+    use crate::login::Login;
+    use crate::means::Means;
+    use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::upstreams::Proxy;
+    use crate::worker::clock;
 
     /// The attributes of a message Start.
     #[derive(FromPyObject)]
     struct Start {
         upstreams: Vec<Upstream>,
+        balancing: Balancing,
+    }
+
+    #[derive(FromPyObject)]
+    struct Balancing {
+        way: String,
+        check_host: String,
+        check_port: u16,
+        on_refusal: bool,
     }
 
     #[derive(FromPyObject)]
@@ -80,14 +110,14 @@ mod python {
         fn proxy(self) -> Result<Proxy, Error> {
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
+            let allowed = schemes(&self.schemes)?;
+            let means =
+                Means { user: self.user.into_bytes(), password: self.password, allowed, preemptive: self.preemptive };
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
                 name: self.name,
                 tls: self.tls,
-                user: self.user,
-                password: self.password,
-                schemes: self.schemes,
-                preemptive: self.preemptive,
+                login: Login::new(means),
             })
         }
     }
@@ -99,6 +129,8 @@ mod python {
     }
 
     type Outcome = (usize, &'static str, String);
+    /// Address, port, state, seconds since when, counters.
+    type Standing = (String, u16, &'static str, u64, HashMap<&'static str, u64>);
     type Wish<'py> = (u64, &'static str, Bound<'py, PyBytes>);
 
     #[pymethods]
@@ -106,7 +138,10 @@ mod python {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
             let _ = files;
-            let threads = Settings::of(proxies(start.upstreams)?).and_then(Threads::new).map_err(to_python)?;
+            let wanted = start.balancing;
+            let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal);
+            let settings = policy.and_then(|policy| Settings::of(proxies(start.upstreams)?, policy));
+            let threads = settings.and_then(Threads::new).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads) })
         }
 
@@ -156,8 +191,14 @@ mod python {
             self.with(|threads| threads.stats().snapshot().into_py_dict(py))
         }
 
+        fn standings(&self) -> PyResult<Vec<Standing>> {
+            let now = clock();
+            let all = self.with(|threads| Ok(threads.standings()))?;
+            Ok(all.iter().map(|standing| told(standing, now)).collect())
+        }
+
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams)?;
+            let successors = proxies(upstreams).map_err(to_python)?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -181,8 +222,15 @@ mod python {
         }
     }
 
-    fn proxies(upstreams: Vec<Upstream>) -> PyResult<Vec<Proxy>> {
-        upstreams.into_iter().map(Upstream::proxy).collect::<Result<_, Error>>().map_err(to_python)
+    fn told(standing: &crate::standing::Standing, now: Instant) -> Standing {
+        let (state, since) = standing.state(now);
+        let (address, tally) = (standing.address, standing.tally.snapshot());
+        let seconds = (now - since).secs();
+        (address.ip().to_string(), address.port(), state.name(), seconds, tally.into_iter().collect())
+    }
+
+    fn proxies(upstreams: Vec<Upstream>) -> Result<Vec<Proxy>, Error> {
+        upstreams.into_iter().map(Upstream::proxy).collect()
     }
 
     #[pyfunction]

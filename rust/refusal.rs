@@ -3,8 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::auth::Why;
+use crate::health::Event;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
+
+/// What a proxy has not done in time that takes no connection; all other time-outs are of one that does.
+pub const ACCEPT: &str = "did not accept a connection";
 
 /// Why no proxy carried a connection.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub enum Refusal {
     Closed,
     /// A final status other than 2xx.
     Status(u16, String),
+    /// There was no authentication: the status that says so (0: it was not even asked), and why.
+    Credentials { status: u16, reason: String, why: Why },
     /// No descriptor, port or kernel memory for a socket.
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
@@ -36,14 +43,40 @@ impl Refusal {
         }
     }
 
-    /// Say whether another proxy might do better.
-    pub fn is_worth_another_proxy(&self) -> bool {
-        !matches!(self, Refusal::Descriptors(_) | Refusal::Memory)
+    /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
+    /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
+    pub fn goes_on(&self, policy_too: bool) -> bool {
+        match self {
+            Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
+            Refusal::Status(..) => policy_too,
+            Refusal::Descriptors(_) | Refusal::Memory => false,
+            Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => true,
+        }
     }
 
-    /// Say whether it is the proxy itself that is out of order.
-    pub fn is_of_the_proxy(&self) -> bool {
-        matches!(self, Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed)
+    /// Say whether a proxy has answered.
+    pub fn is_an_answer(&self) -> bool {
+        matches!(self, Refusal::Status(..) | Refusal::Credentials { .. })
+    }
+
+    /// Say whether the proxy wants other credentials; 401 is what tinyproxy says to wrong ones.
+    pub fn is_of_credentials(&self) -> bool {
+        matches!(self, Refusal::Status(401 | 407, _) | Refusal::Credentials { .. })
+    }
+
+    /// Give what it tells about the proxy's health.
+    pub fn event(&self) -> Option<Event> {
+        match self {
+            Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
+            Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
+        }
+    }
+
+    /// Say whether a person has been told already.
+    pub fn is_told_already(&self) -> bool {
+        matches!(self, Refusal::Credentials { why: Why::Resting, .. })
     }
 
     /// Give the counter that counts it.
@@ -54,6 +87,8 @@ impl Refusal {
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
             Refusal::Status(status, _) => of_status(*status, stats),
+            Refusal::Credentials { status: 0, .. } => &stats.refused_credentials,
+            Refusal::Credentials { status, .. } => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
         }
@@ -67,7 +102,8 @@ impl Refusal {
             Refusal::Garbage(_) => "garbage",
             Refusal::Closed => "closed",
             Refusal::Status(403, _) => "403",
-            Refusal::Status(407, _) => "407",
+            Refusal::Credentials { why: Why::NoMeans { .. }, .. } => "407",
+            Refusal::Credentials { .. } => "credentials",
             Refusal::Status(502..=504, _) => "50x",
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
@@ -82,10 +118,10 @@ impl Refusal {
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
             Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
             Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),
-            Refusal::Status(407, reason) => {
-                format!(
-                    "the proxy {proxy} wants credentials (407 {reason}): give --proxy-user or --proxy-password-file"
-                )
+            Refusal::Credentials { status: 0, why, .. } => format!("the proxy {proxy} {why}"),
+            Refusal::Credentials { status, reason, why } => {
+                let said = format!("{status} {reason}");
+                format!("the proxy {proxy} {why} ({})", said.trim_end())
             }
             Refusal::Status(status, reason) => {
                 format!("the proxy {proxy} refused {target}: {}", format!("{status} {reason}").trim_end())

@@ -21,7 +21,7 @@ class Stack:
         must end.
         """
     def attempt(self, target: tuple[str, int] | None) -> None:
-        """Begin to ask each proxy for a tunnel to `target` (host, port; None: itself). Raises ValueError, OSError."""
+        """Begin to ask each proxy for a tunnel to `target` (None: to port 443 of its own). ValueError, OSError."""
     def tried(self) -> list[tuple[int, str, str]] | None:
         """Take what came of attempt(), once it is over: the proxy's index, `ok` or a kind of refusal, and its words."""
     def carry(self, queues: Sequence[int]) -> None:
@@ -32,6 +32,9 @@ class Stack:
         """Grant a wish, or with words refuse it. `fd` is given away; -1: none."""
     def counters(self) -> dict[str, int]:
         """Give all counters, always in the same order; they only ever grow, but for the gauges named `*_now`."""
+    def standings(self) -> list[tuple[str, int, str, int, dict[str, int]]]:
+        """Give how each proxy is, in the order in which they are tried: address, port, state, for how many seconds, and
+        its own counters."""
     def replace(self, upstreams: Sequence[Upstream]) -> None:
         """Let connections that begin from now on use these proxies; open ones stay. Raises ValueError."""
     def stop(self) -> None:

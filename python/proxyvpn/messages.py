@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgpack
 
+from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import ProtocolError, ProxyvpnError
 from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 
@@ -172,6 +173,7 @@ class Start:
     upstreams: tuple[Upstream, ...]
     uid: int
     files: tuple[str, ...] = ()
+    balancing: Balancing = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Ask each proxy for a tunnel to this host and port (none: to itself), until one can be spoken to."""
+    """Ask each proxy for a tunnel to this host and port (none: its own, 443), until one can be spoken to."""
 
     host: str = ""
     port: int = 0
@@ -191,7 +193,9 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of asking upstream number `proxy`: `ok`, or the kind of its refusal, and words for a person."""
+    """What came of asking upstream number `proxy`: `ok`, or the kind of its refusal, and words for a person. `wrong`:
+    it refuses the credentials; with `credentials`, the words go on from the proxy's name.
+    """
 
     proxy: int
     kind: str
@@ -251,10 +255,50 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a proxy is at one of its addresses, and since how many seconds; its own counters. `proxy` is its URL without
+    the password: the worker does not know it and leaves it empty."""
+
+    endpoint: Endpoint
+    state: str
+    seconds: int
+    counters: dict[str, int]
+    proxy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
-    """Counters by name since the worker started; docs/counters.md lists them."""
+    """Counters by name since the worker started, and each proxy's standing, in the order in which they are tried;
+    docs/counters.md lists them."""
 
     values: dict[str, int]
+    standings: tuple[Standing, ...] = ()
+
+
+# What `up` asks of the process that makes tokens.
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Make a token for the proxy `host`, or check its last one. An empty `challenge` (base64) begins the context with
+    this number. `answer` comes back in a Made with the same `number`.
+    """
+
+    number: int
+    host: str
+    scheme: str
+    context: str
+    challenge: str
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of Make: `token BASE64`, `done`, `missing WHY` or `wrong WHY`, as rust/token.rs reads it."""
+
+    number: int
+    answer: str = field(repr=False)
 
 
 # What `up` asks of the process that evaluates a PAC file.
@@ -312,6 +356,7 @@ class Report:
     dropped: int
     notes: tuple[str, ...]
     counters: dict[str, int]
+    standings: tuple[Standing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,8 +379,8 @@ class Confirmed:
 Message = (
     Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Dial | Dialled | Status | State | Close
     | Closed | Reclaim | Reclaimed | Refused | Start | Started | Try | Tried | Carry | Carrying | Wish | Grant
-    | Replace | Replaced | Count | Counters | Load | Loaded | Evaluate | Evaluated | Ask | Report | Down | Confirm
-    | Confirmed
+    | Replace | Replaced | Count | Counters | Make | Made | Load | Loaded | Evaluate | Evaluated | Ask | Report | Down
+    | Confirm | Confirmed
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import proxy, resolvers
+from proxyvpn import balancing, proxy, resolvers, schemes
+from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
@@ -46,6 +47,7 @@ class Typed:
     proxy_user: str | None = None
     password: str | None = None
     """What the file, the credential or the command said, not its name."""
+    proxy_auth: str | None = None
     dns: tuple[str, ...] = ()
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
@@ -54,6 +56,9 @@ class Typed:
     confirm: int | None = None
     script: Script | None = None
     """What `--proxy pac:…` led to; the proxies that it names are then among `proxy`."""
+    balance: str | None = None
+    health_check: str | None = None
+    failover_on_refusal: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where those options that were not typed are from, in words; and `password`."""
 
@@ -74,6 +79,7 @@ class Options:
     """Seconds after which all is undone unless it is confirmed; 0: never."""
     script: Script | None = None
     """A PAC file, which chooses among `proxies` for each connection."""
+    balancing: Balancing = PLAIN
     warnings: tuple[str, ...] = ()
 
 
@@ -87,6 +93,9 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         if not source:
             raise
         raise UsageError(f"{error.what} (from {source})", error.why, error.advice) from error
+    if typed.proxy_auth is not None:
+        wanted = schemes.parse(typed.proxy_auth)
+        proxies = tuple(schemes.apply(wanted, each) for each in proxies)
     if len(proxies) > MOST_PROXIES and typed.script is None:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and password is None and any(each.password for each in proxies):
@@ -104,6 +113,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         killswitch=typed.killswitch,
         confirm=typed.confirm or 0,
         script=typed.script,
+        balancing=balancing.read(typed.balance, typed.health_check, typed.failover_on_refusal),
         warnings=warnings,
     )
 

@@ -27,12 +27,16 @@ _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Proxy:
-    """An HTTP proxy: `host` is a name or an address without brackets; `user` None means no credentials."""
+    """An HTTP proxy: `host` is a name or an address without brackets; `user` None means no credentials. `schemes` are
+    those of authentication that may be used, none: all; `preemptive`: Basic is sent before the proxy asks for it.
+    """
 
     host: str
     port: int
     user: str | None = None
     password: str = field(default="")
+    schemes: tuple[str, ...] = ()
+    preemptive: bool = False
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
@@ -95,6 +99,14 @@ def split_user(text: str) -> tuple[str, str | None]:
     """Split USER[:PASSWORD] as it was typed; a user cannot hold a colon (RFC 7617 §2)."""
     user, colon, password = text.partition(":")
     return user, password if colon else None
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Read HOST:PORT, an IPv6 address in brackets. Raises UsageError."""
+    found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]+)", text)
+    if found is None:
+        raise UsageError("this is not a host and a port", _printable(text))
+    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3])
 
 
 def _without_scheme(url: str) -> str:

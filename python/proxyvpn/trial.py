@@ -1,8 +1,9 @@
 """Lets the worker try the proxies, by the code that will carry connections, before anything in the kernel is changed.
 
-Only where there is more to find out than that somebody listens: credentials, or TLS. What counts is whether a proxy can
-be spoken to; whether it likes the target does not. A proxy that takes its time is not waited for: it is then found out
-by the first connection.
+Only where there is more to find out than that somebody listens: credentials, or TLS; or where there may be a Kerberos
+ticket, so that the one for the proxy is had while the KDC can still be reached directly. What counts is whether a proxy
+can be spoken to; whether it likes the target does not. A proxy that takes its time is not waited for: it is then found
+out by the first connection.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ LIMIT: Final = 3.0
 
 
 def is_needed(places: tuple[Place, ...]) -> bool:
-    """Say whether a proxy has credentials to try."""
-    return any(place.proxy.user is not None for place in places)
+    """Say whether a proxy has credentials to try, or is to be shown a ticket."""
+    return any(place.proxy.user is not None or "negotiate" in place.proxy.schemes for place in places)
 
 
 def run(worker: Worker, wishes: Wishes, places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> None:
@@ -57,10 +58,12 @@ def judge(outcomes: tuple[Outcome, ...], places: tuple[Place, ...]) -> None:
 
 
 def _error(outcome: Outcome, place: Place) -> ProxyvpnError:
-    if outcome.kind in ("407", "401"):  # 401 is what tinyproxy says to a wrong password
+    if outcome.kind == "wrong":
         return CredentialsRefused(
             f"the proxy {place.proxy} refuses the user or the password",
-            f"it answered {outcome.kind}",
+            outcome.text,
             "check --proxy-user and --proxy-password-file, or the user and password in the URL",
         )
+    if outcome.kind == "credentials":
+        return CredentialsRefused(f"the proxy {place.proxy} {outcome.text}")
     return ProxyUnreachable(f"the proxy {place.proxy} cannot be used", outcome.text, "check its URL, and that it runs")

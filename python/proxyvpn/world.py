@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxyvpn import privilege, reach
+from proxyvpn import privilege, reach, token_source
 from proxyvpn.children import Helper, Worker
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
@@ -65,6 +65,8 @@ class World:
     """A terminal on which Enter may be typed; -1: none."""
     remote: bool = False
     """Whether whoever typed `up` came in by SSH."""
+    ticket: bool = False
+    """Whether there may be a Kerberos ticket to show to a proxy."""
 
 
 def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
@@ -88,15 +90,16 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         stop=catch_signals(),
         terminal=0 if os.isatty(0) else -1,
         remote=came_by_ssh(environ, ancestors(os.getppid())),
+        ticket=token_source.may_have_ticket(environ, os.geteuid(), read_text("/etc/krb5.conf"), os.path.exists),
     )
 
 
 def providers(options: Options, environ: Mapping[str, str], say: Callable[[str], None]) -> dict[str, Provider]:
     """Give who grants the worker's wishes."""
-    if options.script is None:
-        return {}
-    start = evaluator.starter(environ)
-    return {source.KIND: source.Source(options.script, options.proxies, start, say)}
+    found: dict[str, Provider] = {"token": token_source.TokenSource.of(options.proxies, environ)}
+    if options.script is not None:
+        found[source.KIND] = source.Source(options.script, options.proxies, evaluator.starter(environ), say)
+    return found
 
 
 def came_by_ssh(environ: Mapping[str, str], programs: tuple[str, ...]) -> bool:

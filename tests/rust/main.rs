@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod acknowledging;
+mod authenticating;
+mod balancing;
 mod by_hand;
 mod carrying;
 mod closing;
@@ -10,6 +12,8 @@ mod counters;
 mod ends;
 mod epoll;
 mod found;
+mod healing;
+mod hole;
 mod hostile;
 mod machine;
 mod opening;

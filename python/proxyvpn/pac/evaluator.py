@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -85,11 +84,7 @@ class Evaluator:
     def end(self) -> None:
         """End the process; what it is doing is of no use to anybody any more. Idempotent."""
         self._channel.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0)
-            return
-        self._process.kill()
-        self._process.wait()
+        way.end(self._process, 0.0)
 
     def _send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send without waiting: there is room for one question. That the other end is gone shows when it is read."""
@@ -114,10 +109,8 @@ class Evaluator:
                 raise Gone(f"the PAC file's process said {type(other).__name__}")
 
     def _gone(self) -> Gone:
-        try:
-            code = self._process.wait(_REAP_LIMIT)
-        except subprocess.TimeoutExpired:
-            code = 0
+        way.end(self._process, _REAP_LIMIT)
+        code = self._process.wait()
         if code == -signal.SIGALRM:
             return Gone("the PAC file takes too long", "a second is enough for any that ends")
         return Gone("the PAC file's process has ended", f"by signal {-code}" if code < 0 else f"with code {code}")
