@@ -115,7 +115,8 @@ def up(ctx: click.Context, /, detach: bool, dry_run: bool, **_: Any) -> Exit:
 
     voice: Voice = ctx.obj
     settings = _gathered(_typed(ctx)).settings
-    wanted, state_dir = gather.options_of(settings, os.environ, None if dry_run else voice.say)
+    say = None if dry_run else voice.say
+    wanted, state_dir = gather.options_of(settings, os.environ, say, lambda typed: _expanded(typed, voice))
     if dry_run:
         return _dry_run(voice, wanted)
     with _state(state_dir, voice, create=True) as state:
@@ -273,6 +274,15 @@ def _gathered(typed: Mapping[str, Any]) -> Any:
 
     context = up.make_context("up", [])
     return gather.gather(keys.of(up.to_info_dict(context)["params"], context.params), typed, os.environ)
+
+
+def _expanded(typed: Any, voice: Voice) -> Any:
+    """Give what was typed with proxies in the place of a PAC file."""
+    if not any(url.lower().startswith("pac:") for url in typed.proxy):
+        return typed
+    from proxyvpn.pac import evaluator, load  # noqa: PLC0415
+
+    return load.expanded(typed, evaluator.starter(os.environ), voice.say)
 
 
 def _typed(ctx: click.Context) -> dict[str, Any]:

@@ -32,6 +32,15 @@ MOST_PROXIES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Script:
+    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched."""
+
+    text: str = field(repr=False)
+    origin: str = ""
+    mine: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Typed:
     """The arguments of `up` as they were typed; None and () mean: not given."""
 
@@ -51,6 +60,8 @@ class Typed:
     inbound: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
+    script: Script | None = None
+    """What `--proxy pac:…` led to; the proxies that it names are then among `proxy`."""
     balance: str | None = None
     health_check: str | None = None
     failover_on_refusal: bool = False
@@ -86,6 +97,8 @@ class Options:
     killswitch: bool = False
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
+    script: Script | None = None
+    """A PAC file, which chooses among `proxies` for each connection."""
     balancing: Balancing = PLAIN
     warnings: tuple[str, ...] = ()
 
@@ -103,7 +116,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
     if typed.proxy_auth is not None:
         wanted = schemes.parse(typed.proxy_auth)
         proxies = tuple(schemes.apply(wanted, each) for each in proxies)
-    if len(proxies) > MOST_PROXIES:
+    if len(proxies) > MOST_PROXIES and typed.script is None:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and password is None and any(each.password for each in proxies):
         warnings = (_visible("--proxy"),)
@@ -124,6 +137,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         inbound=inbound,
         killswitch=typed.killswitch,
         confirm=typed.confirm or 0,
+        script=typed.script,
         balancing=balancing.read(typed.balance, typed.health_check, typed.failover_on_refusal),
         warnings=warnings,
     )
