@@ -109,7 +109,7 @@ def host_and_port(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]+)", text)
     if found is None:
         raise UsageError("this is not a host and a port", _printable(text))
-    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3])
+    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3], 0)
 
 
 def _scheme(url: str) -> tuple[str, str]:
