@@ -17,13 +17,24 @@ _MOST: Final = 20_000
 
 
 def place(mounts: str = MOUNTS) -> str | None:
-    """Give where below BASE the tree is: empty on most machines, `unified` beside version 1. None: nowhere."""
+    """Give where below BASE the tree is: empty on most machines, `unified` beside version 1. None: nowhere.
+
+    A mount that is listed may be hidden by another one above it.
+    """
     for line in _read(mounts).splitlines():
         before, _, after = line.partition(" - ")
-        point = before.split()[4] if len(before.split()) > 4 else ""
-        if after.startswith("cgroup2 ") and (point == BASE or point.startswith(f"{BASE}/")):
-            return point[len(BASE) + 1 :]
+        words = before.split()
+        if after.startswith("cgroup2 ") and f"{words[4]}/".startswith(f"{BASE}/") and _is_seen(words[4], words[2]):
+            return words[4][len(BASE) + 1 :]
     return None
+
+
+def _is_seen(point: str, device: str) -> bool:
+    try:
+        found = os.stat(point).st_dev
+    except OSError:
+        return False
+    return f"{os.major(found)}:{os.minor(found)}" == device
 
 
 def number(path: str) -> int:
@@ -44,7 +55,9 @@ def numbers(path: str) -> frozenset[int]:
 def path_of(wanted: int) -> str:
     """Give the path of the cgroup with this number; empty when there is none, or it is the root."""
     root = _directory("")
-    for each in _walked(root) if root and wanted else ():
+    if root is None or not wanted:
+        return ""
+    for each in _walked(root):
         try:
             if os.stat(each).st_ino == wanted:
                 return each[len(root) :].strip("/")
@@ -56,8 +69,9 @@ def path_of(wanted: int) -> str:
 def named(name: str) -> tuple[str, ...]:
     """Give the paths of all cgroups whose last part is `name`: of a unit of systemd, say."""
     root = _directory("")
-    found = (each for each in _walked(root) if os.path.basename(each) == name) if root else ()
-    return tuple(each[len(root or "") :].strip("/") for each in found)
+    if root is None:
+        return ()
+    return tuple(each[len(root) :].strip("/") for each in _walked(root) if os.path.basename(each) == name)
 
 
 def of_process(pid: int | str = "self") -> str | None:
