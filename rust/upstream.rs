@@ -90,6 +90,16 @@ impl Upstream {
         }
     }
 
+    /// Say whether the connect is over, without sending anything: nothing can be sent before that, not even no byte.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        self.outcome()?;
+        match self.send(&[]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Send what the kernel takes now of `bytes`; WouldBlock when that is nothing.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         // SAFETY: `bytes` is readable for its length.

@@ -135,7 +135,7 @@ pub fn try_proxies(
     upstreams.wishes = wishes;
     let mut outcomes = Vec::new();
     for (index, proxy) in proxies.iter().enumerate() {
-        upstreams.proxies = vec![proxy.clone()];
+        upstreams.only(proxy.clone());
         let mut asked = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
         let Some(mut outcome) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
         if target.is_none() && matches!(outcome, Some(Refusal::Closed)) {
