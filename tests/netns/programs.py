@@ -45,7 +45,7 @@ def pages(space: Namespace, host: str, world: Internet) -> dict[str, bool]:
     env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     found = {name: space.run(*words, check=False, env=env).stdout.endswith(PAGE) for name, words in plain.items()}
     go = space.run("hey", "-n", "20", "-c", "5", f"https://{host}/", check=False, env={**env, "GODEBUG": "netdns=go+1"})
-    return {**found, "Go": "[200]\t20 responses" in go.stdout and "using Go's DNS resolver" in go.stdout + go.stderr}
+    return {**found, "Go": "[200]\t20 responses" in go.stdout and "forcing use of Go's resolver" in go.stdout + go.stderr}
 
 
 def _musl(program: Path) -> str:
