@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
+use crate::addresses::Pin;
 use crate::approach::{Approach, Granted, Progress, Stage};
 use crate::counted::Counted;
 use crate::link::{Link, Wire};
@@ -40,6 +41,8 @@ pub struct Flow {
     body: Body,
     /// Bytes of the stream that came with the proxy's reply, until there is a socket for them.
     early: Vec<u8>,
+    /// Keeps the name that its address stands for where it is, as long as this lives.
+    _pin: Option<Pin>,
     /// From when on a RST may be sent to the program.
     settled: Instant,
     deadline: Option<Instant>,
@@ -76,7 +79,11 @@ pub enum Served {
 impl Flow {
     /// Begin with a SYN, `packet`: dial the first proxy. None when that was refused, and answered, at once.
     pub fn begin(syn: Segment, packet: &[u8], now: Instant, wire: &mut Wire, shared: &mut Shared) -> Option<Flow> {
-        let mut approach = Approach::begin(syn.tuple.destination.into(), now, &mut shared.upstreams);
+        let (target, pin) = match shared.target(syn.tuple.destination) {
+            Ok(found) => found,
+            Err(refusal) => return refuse_at_once(&refusal, &syn, now, wire, shared),
+        };
+        let mut approach = Approach::begin(target, now, &mut shared.upstreams);
         let refused = approach.take_refusal();
         let mut flow = Flow {
             syn,
@@ -88,6 +95,7 @@ impl Flow {
             ready: Ready::default(),
             body: Body::Approach(Box::new(approach), packet.to_vec()),
             early: Vec::new(),
+            _pin: pin,
             settled: now,
             deadline: None,
             dials: 0,
@@ -443,4 +451,20 @@ impl Flow {
             Body::Held(_) | Body::Nothing => {}
         }
     }
+}
+
+/// Refuse a connection for which no proxy need be asked.
+fn refuse_at_once(
+    refusal: &Refusal,
+    syn: &Segment,
+    now: Instant,
+    wire: &mut Wire,
+    shared: &mut Shared,
+) -> Option<Flow> {
+    drop(Counted::begin(&shared.stats));
+    let destination = syn.tuple.destination; // nobody else is spoken of
+    shared.upstreams.note_refusal(refusal, &destination.into(), destination, now);
+    refusal.counter(&shared.stats).up();
+    wire.device.answer(&packet::reset_for(syn));
+    None
 }

@@ -1,27 +1,36 @@
 //! proxyvpn's data plane: TUN packets in, HTTP CONNECT out. This file is the door to Python, and only that: the only
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
+pub mod addresses;
 pub mod approach;
 pub mod attempt;
 pub mod auth;
 pub mod balance;
 pub mod body;
+pub mod cache;
 pub mod challenge;
 pub mod choice;
 pub mod connect;
 pub mod counted;
+pub mod datagram;
+pub mod desk;
 pub mod device;
 pub mod digest;
+pub mod dns;
 pub mod errand;
 pub mod error;
 pub mod fields;
 pub mod flow;
+pub mod framing;
 pub mod health;
 pub mod latency;
 pub mod link;
 pub mod lockout;
 pub mod login;
+pub mod lookups;
 pub mod means;
+pub mod names;
+pub mod names_file;
 pub mod packet;
 pub mod phase;
 pub mod pool;
@@ -29,9 +38,11 @@ pub mod probe;
 pub mod race;
 pub mod refusal;
 pub mod relay;
+pub mod reply;
 pub mod rings;
 pub mod roster;
 pub mod sandbox;
+pub mod sessions;
 pub mod settings;
 pub mod shared;
 pub mod spin;
@@ -52,8 +63,8 @@ pub mod worker;
 #[cfg(feature = "python")]
 mod python {
     use std::collections::HashMap;
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-    use std::sync::Mutex;
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+    use std::sync::{Arc, Mutex};
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
@@ -63,7 +74,8 @@ mod python {
     use crate::error::Error;
     use crate::login::Login;
     use crate::means::Means;
-    use crate::settings::{self, Settings, address, schemes, sendable};
+    use crate::names::Mode;
+    use crate::settings::{self, Naming, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::upstreams::Proxy;
@@ -74,6 +86,8 @@ mod python {
     struct Start {
         upstreams: Vec<Upstream>,
         balancing: Balancing,
+        names: Names,
+        has_resolvers: bool,
     }
 
     #[derive(FromPyObject)]
@@ -82,6 +96,20 @@ mod python {
         check_host: String,
         check_port: u16,
         on_refusal: bool,
+    }
+
+    #[derive(FromPyObject)]
+    struct Names {
+        mode: String,
+        domains: Vec<String>,
+        resolvers: Vec<Resolver>,
+    }
+
+    #[derive(FromPyObject)]
+    struct Resolver {
+        host: String,
+        port: u16,
+        path: String,
     }
 
     #[derive(FromPyObject)]
@@ -122,6 +150,37 @@ mod python {
         }
     }
 
+    impl Start {
+        fn settings(self, files: &HashMap<String, RawFd>) -> Result<Settings, Error> {
+            let wanted = self.balancing;
+            let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
+            let mut settings = Settings::of(proxies(self.upstreams)?, policy)?;
+            settings.names = self.names.naming(self.has_resolvers, files.get("names"))?;
+            Ok(settings)
+        }
+    }
+
+    impl Names {
+        fn naming(self, direct: bool, file: Option<&RawFd>) -> Result<Option<Naming>, Error> {
+            let mode = match self.mode.as_str() {
+                "direct" => return Ok(None),
+                "virtual" => Mode::Virtual,
+                "proxy" => Mode::Proxy,
+                _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
+            };
+            let of = |each: &Resolver| settings::resolver(&each.host, each.port, &each.path);
+            // SAFETY: the caller's descriptor is open during this call.
+            let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
+            Ok(Some(Naming {
+                mode,
+                domains: self.domains.iter().map(|text| settings::domain(text)).collect::<Result<_, _>>()?,
+                resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
+                direct,
+                file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),
+            }))
+        }
+    }
+
     /// See _tunstack.pyi.
     #[pyclass]
     struct Stack {
@@ -137,11 +196,7 @@ mod python {
     impl Stack {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
-            let _ = files;
-            let wanted = start.balancing;
-            let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal);
-            let settings = policy.and_then(|policy| Settings::of(proxies(start.upstreams)?, policy));
-            let threads = settings.and_then(Threads::new).map_err(to_python)?;
+            let threads = start.settings(&files).and_then(Threads::new).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads) })
         }
 

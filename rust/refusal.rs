@@ -30,6 +30,10 @@ pub enum Refusal {
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
     Memory,
+    /// To a virtual address that no name has.
+    Nameless,
+    /// DNS over TLS, whose answers could not be virtual addresses.
+    OverTls,
 }
 
 impl Refusal {
@@ -49,7 +53,7 @@ impl Refusal {
         match self {
             Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
             Refusal::Status(..) => policy_too,
-            Refusal::Descriptors(_) | Refusal::Memory => false,
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => false,
             Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => true,
         }
     }
@@ -69,7 +73,8 @@ impl Refusal {
         match self {
             Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
             Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
-            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => None,
+            Refusal::Credentials { why: Why::Resting, .. } => None,
             Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
         }
     }
@@ -91,6 +96,8 @@ impl Refusal {
             Refusal::Credentials { status, .. } => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
+            Refusal::Nameless => &stats.refused_nameless,
+            Refusal::OverTls => &stats.refused_dns_over_tls,
         }
     }
 
@@ -108,6 +115,8 @@ impl Refusal {
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
             Refusal::Memory => "memory",
+            Refusal::Nameless => "nameless",
+            Refusal::OverTls => "over-tls",
         }
     }
 
@@ -128,6 +137,8 @@ impl Refusal {
             }
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
+            Refusal::Nameless => format!("no name is known for {target}: its program must ask for the address again"),
+            Refusal::OverTls => format!("{target} was refused: DNS over TLS cannot give virtual addresses"),
         }
     }
 }

@@ -8,13 +8,17 @@ from __future__ import annotations
 import unicodedata
 
 from proxyvpn.messages import Start, Upstream
+from proxyvpn.names import VIRTUAL
 from proxyvpn.options import Options
 from proxyvpn.reach import Place
+from proxyvpn.state import StateDir
 
 
-def start(options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...]) -> Start:
+def start(
+    options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...], has_resolvers: bool = False
+) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
-    return Start(upstreams(options, places), uid, files, options.balancing)
+    return Start(upstreams(options, places), uid, files, options.balancing, options.names, has_resolvers)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
@@ -22,9 +26,9 @@ def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ..
     return tuple(_upstream(options, place) for place in places)
 
 
-def files(options: Options) -> dict[str, int]:  # noqa: ARG001 - so far there is none
+def files(options: Options, state: StateDir) -> dict[str, int]:
     """Open what the worker is to have. Raises what cannot be opened."""
-    return {}
+    return {"names": state.names()} if options.names.mode == VIRTUAL else {}
 
 
 def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy

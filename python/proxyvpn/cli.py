@@ -70,7 +70,14 @@ def cli(ctx: click.Context) -> None:
 )
 @click.option("--health-check", metavar="HOST:PORT", help="Ask each proxy for HOST:PORT to see whether it is well.")
 @click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy also where one refuses (403, say).")
-@click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
+@click.option(
+    "--names",
+    type=click.Choice(("direct", "virtual", "proxy")),
+    default="direct",
+    help="Who resolves names: the machine's resolvers, the proxy itself, or --dns behind it. Default: direct.",
+)
+@click.option("--direct-domain", multiple=True, metavar="NAME", help="Names in NAME are always resolved directly.")
+@click.option("--dns", multiple=True, metavar="IP|URL", help="Ask this resolver, instead of those in /etc/resolv.conf.")
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
 @click.option("--bypass", multiple=True, metavar="NET", help="Leave traffic to NET alone.")
@@ -96,6 +103,8 @@ def up(ctx: click.Context, /, detach: bool, dry_run: bool, **_: Any) -> Exit:
       proxyvpn up --proxy proxy.example:3128 --proxy-user ann --proxy-password-file secret --killswitch
       proxyvpn up --bypass 10.0.0.0/8 --allow-dns 10.0.0.53 --detach
       proxyvpn up --killswitch --inbound udp/51820
+      proxyvpn up --names virtual --direct-domain corp.example
+      proxyvpn up --names proxy --dns https://dns.example/dns-query
     """
     from proxyvpn.config import gather  # noqa: PLC0415
 

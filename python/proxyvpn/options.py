@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import balancing, proxy, resolvers, schemes
+from proxyvpn import balancing, names, proxy, resolvers, schemes
 from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import UsageError
+from proxyvpn.names import DIRECTLY, Names
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
 from proxyvpn.tunnel import check_port
@@ -38,6 +39,8 @@ class Typed:
     proxy_user: str | None = None
     password: str | None = None
     """What the file, the credential or the command said, not its name."""
+    names: str = "direct"
+    direct_domain: tuple[str, ...] = ()
     proxy_auth: str | None = None
     dns: tuple[str, ...] = ()
     allow_dns: tuple[str, ...] = ()
@@ -58,7 +61,9 @@ class Options:
 
     proxies: tuple[Proxy, ...]
     source: str = ""
+    names: Names = DIRECTLY
     dns: tuple[IPAddress, ...] = ()
+    """Those that are asked past the tunnel."""
     allow_dns: tuple[IPAddress, ...] = ()
     bypass: tuple[IPNetwork, ...] = ()
     inbound: tuple[int, ...] = ()
@@ -90,10 +95,12 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
     inbound = tuple(dict.fromkeys(_udp_port(text) for text in typed.inbound))
     if inbound and not typed.killswitch:
         warnings = (*warnings, "--inbound changes nothing without --killswitch: UDP is left alone")
+    how, dns = names.read(typed.names, typed.direct_domain, typed.dns)
     return Options(
         proxies=proxies,
         source=source,
-        dns=tuple(resolvers.parse_address(text, "--dns") for text in typed.dns),
+        names=how,
+        dns=dns,
         allow_dns=tuple(resolvers.parse_address(text, "--allow-dns") for text in typed.allow_dns),
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
         inbound=inbound,

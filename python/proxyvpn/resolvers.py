@@ -31,12 +31,17 @@ class Resolvers:
     warnings: tuple[str, ...] = ()
 
 
-def choose(resolv_conf: str, systemd: str, dns: tuple[IPAddress, ...], allow: tuple[IPAddress, ...]) -> Resolvers:
-    """Give the resolvers to allow: `dns`, else those of the two files' texts (empty: no such file); `allow` besides."""
+def choose(
+    resolv_conf: str, systemd: str, dns: tuple[IPAddress, ...], allow: tuple[IPAddress, ...], captured: bool = False
+) -> Resolvers:
+    """Give the resolvers to allow: `dns`, else those of the two files' texts (empty: no such file); `allow` besides.
+
+    `captured`: they are for names of direct domains only, and there may be none.
+    """
     found = Resolvers(dns) if dns else _from_files(resolv_conf, systemd)
     addresses = tuple(dict.fromkeys((*found.addresses, *allow)))
     warnings = found.warnings
-    if not addresses:
+    if not addresses and not captured:
         warnings = (
             *warnings,
             f"no DNS resolver is let through: {RESOLV_CONF} names none outside this machine (add one: --allow-dns IP)",
