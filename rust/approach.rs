@@ -30,10 +30,10 @@ const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a token; whoever makes it has a shorter limit.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
-/// A proxy that has not answered for so long is not waited for any more once it is found to be down; and how often that is
-/// looked for.
-const HANGING: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A proxy that has not answered for so long is looked at, and again after so long; once it is found to be down it is not
+/// waited for any more.
+const SILENCE: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How far it has come with the proxy of this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +229,7 @@ impl Approach {
 
     fn keep_time(&mut self, now: Instant, upstreams: &mut Upstreams) {
         self.follow(now, upstreams);
-        if self.stage == Stage::Asking && self.is_hanging(now, upstreams) {
+        if self.may_hang(now, upstreams) && now >= self.asking + SILENCE && self.is_lost(now) {
             self.fail(Refusal::Timeout("did not answer"), now, upstreams);
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -256,17 +256,21 @@ impl Approach {
         }
     }
 
-    /// Say whether the proxy has been silent for long, and another finds that it is down.
-    fn is_hanging(&self, now: Instant, upstreams: &Upstreams) -> bool {
-        now >= self.asking + HANGING
-            && self.fetching.is_none()
-            && self.used.as_ref().is_some_and(|used| used.is_lost(now))
-            && upstreams.choice.has_another(&self.asked, now)
+    /// Say whether another would be asked, were this one found to be down.
+    fn may_hang(&self, now: Instant, upstreams: &Upstreams) -> bool {
+        let silent = self.stage == Stage::Asking && self.fetching.is_none();
+        silent && !self.alone && upstreams.choice.has_another(&self.asked, now)
+    }
+
+    /// Say whether somebody has found the proxy to be down; have it looked at.
+    fn is_lost(&self, now: Instant) -> bool {
+        let Some(used) = &self.used else { return false };
+        used.standing.is_awaited(now);
+        used.is_lost(now)
     }
 
     fn next_look(&self, now: Instant, upstreams: &Upstreams) -> Option<Instant> {
-        let may_hang = self.stage == Stage::Asking && !self.alone && upstreams.choice.has_another(&self.asked, now);
-        let look = may_hang.then(|| (self.asking + HANGING).max(now + LOOK_EVERY));
+        let look = self.may_hang(now, upstreams).then(|| (self.asking + SILENCE).max(now + LOOK_EVERY));
         [self.deadline, self.race, look].into_iter().flatten().min()
     }
 
@@ -327,7 +331,7 @@ impl Approach {
         let step = self.attempt.take_token(answer, now);
         self.obey(step, now, upstreams);
         if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
-            self.deadline = Some(now + REPLY_TIMEOUT);
+            (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
         }
     }
 
@@ -439,7 +443,7 @@ impl Approach {
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Free | Heard::Spent) => {}
                 Ok(Heard::Step(step)) => {
-                    self.deadline = Some(now + REPLY_TIMEOUT);
+                    (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
                     self.obey(step, now, upstreams);
                 }
                 Err(refusal) => return self.fail(refusal, now, upstreams),
@@ -498,5 +502,41 @@ impl Approach {
             upstreams.note_refusal(refusal, &self.attempt.target, used.standing.address, now);
         }
         upstreams.note_change(used.refused(refusal, now), &used.standing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::login::Known;
+    use crate::means::Scheme;
+    use crate::upstreams::Proxy;
+
+    /// An approach to a proxy that is known to want a token, which does not come.
+    fn wishing(now: Instant) -> (TcpListener, Upstreams, Approach) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy::plain(listener.local_addr().unwrap());
+        proxy.login.memory().known = Some(Known::Tokens(Scheme::Negotiate));
+        let mut upstreams = Upstreams::new(vec![proxy], Arc::default(), Arc::default());
+        let approach = Approach::begin(Target::parse("192.0.2.1", 443).unwrap(), now, &mut upstreams);
+        assert!(approach.is_wishing() && upstreams.wishes.waiting() == 1);
+        (listener, upstreams, approach)
+    }
+
+    #[test]
+    fn approach_that_is_given_up_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        approach.forget(&mut upstreams);
+        assert_eq!((approach.is_wishing(), upstreams.wishes.waiting()), (false, 0));
+    }
+
+    #[test]
+    fn approach_that_fails_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        assert!(matches!(approach.serve(Instant::from_secs(60), &mut upstreams), Progress::Refused(_)));
+        assert_eq!(upstreams.wishes.waiting(), 0);
     }
 }

@@ -18,7 +18,9 @@ def start(
     options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...], has_resolvers: bool = False
 ) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
-    return Start(upstreams(options, places), uid, files, options.balancing, options.names, has_resolvers)
+    ports = tuple(sorted({proxy.port for proxy in options.proxies}))
+    told = upstreams(options, places)
+    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:

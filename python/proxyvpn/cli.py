@@ -66,10 +66,10 @@ def cli(ctx: click.Context) -> None:
 @click.option(
     "--balance",
     type=click.Choice(("order", "round-robin", "least-connections", "destination")),
-    help="Who of several proxies is asked first. Default: the first one, in order, as long as it is well.",
+    help="Which of several proxies is asked first. Default: order.",
 )
-@click.option("--health-check", metavar="HOST:PORT", help="Ask each proxy for HOST:PORT to see whether it is well.")
-@click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy also where one refuses (403, say).")
+@click.option("--health-check", metavar="HOST:PORT", help="Check each proxy by asking it for HOST:PORT.")
+@click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy after a 4xx, too.")
 @click.option(
     "--names",
     type=click.Choice(("direct", "virtual", "proxy")),

@@ -177,6 +177,8 @@ class Start:
     balancing: Balancing = PLAIN
     names: Names = DIRECTLY
     has_resolvers: bool = False
+    ports: tuple[int, ...] = ()
+    """Of proxies that may come later: no connection is possible to others than these and those of `upstreams`."""
 
 
 @dataclass(frozen=True, slots=True)
