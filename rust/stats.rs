@@ -75,6 +75,8 @@ counters! {
     refused_garbage,
     /// Connects that the proxy ended before it answered.
     refused_closed,
+    /// Connects for which there was no TLS with the proxy: its certificate, ours, or none at all.
+    refused_tls,
     /// Connects for which there were no descriptors or ports left.
     refused_descriptors,
     /// Connects for which there was no memory left.

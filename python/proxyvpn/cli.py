@@ -55,7 +55,7 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--proxy", multiple=True, metavar="URL", help="http://[user:password@]host:port; repeatable.")
+@click.option("--proxy", multiple=True, metavar="URL", help="http[s]://[user:password@]host:port; repeatable.")
 @click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
 @click.option("--proxy-password-file", type=click.Path(), metavar="FILE", help="Read the password from FILE.")
 @click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")
@@ -63,6 +63,11 @@ def cli(ctx: click.Context) -> None:
 @click.option(
     "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
 )
+@click.option(
+    "--proxy-ca", type=click.Path(), metavar="FILE", help="Trust FILE alone (PEM) to sign for an https:// proxy."
+)
+@click.option("--proxy-cert", type=click.Path(), metavar="FILE", help="Show an https:// proxy this certificate (PEM).")
+@click.option("--proxy-key", type=click.Path(), metavar="FILE", help="Its key, if it is not in the same file.")
 @click.option(
     "--balance",
     type=click.Choice(("order", "round-robin", "least-connections", "destination")),
@@ -110,7 +115,8 @@ def up(ctx: click.Context, /, detach: bool, dry_run: bool, **_: Any) -> Exit:
 
     voice: Voice = ctx.obj
     settings = _gathered(_typed(ctx)).settings
-    wanted, state_dir = gather.options_of(settings, os.environ, None if dry_run else voice.say)
+    say = None if dry_run else voice.say
+    wanted, state_dir = gather.options_of(settings, os.environ, say, lambda typed: _expanded(typed, voice))
     if dry_run:
         return _dry_run(voice, wanted)
     with _state(state_dir, voice, create=True) as state:
@@ -268,6 +274,15 @@ def _gathered(typed: Mapping[str, Any]) -> Any:
 
     context = up.make_context("up", [])
     return gather.gather(keys.of(up.to_info_dict(context)["params"], context.params), typed, os.environ)
+
+
+def _expanded(typed: Any, voice: Voice) -> Any:
+    """Give what was typed with proxies in the place of a PAC file."""
+    if not any(url.lower().startswith("pac:") for url in typed.proxy):
+        return typed
+    from proxyvpn.pac import evaluator, load  # noqa: PLC0415
+
+    return load.expanded(typed, evaluator.starter(os.environ), voice.say)
 
 
 def _typed(ctx: click.Context) -> dict[str, Any]:

@@ -31,13 +31,14 @@ _REASONS: Final = {
     "refused_timeout": "timed out",
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
+    "refused_tls": "no TLS with the proxy",
     "refused_credentials": "for want of credentials",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
     "refused_nameless": "to virtual addresses that no name has",
     "refused_dns_over_tls": "to port 853, with virtual names",
 }
-_FAILURES: Final = ("unreachable", "timeout", "garbage", "closed")
+_FAILURES: Final = ("unreachable", "timeout", "garbage", "tls", "closed")
 """Counters of one proxy: connects that failed by its fault."""
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",
