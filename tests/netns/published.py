@@ -78,7 +78,14 @@ class Fetchers:
             "apt": ["sh", "-euc", _APT, "sh", str(self.folder), f"https://apt.{self.host}/apt", *self._trust()],
             "pip": [
                 *("/usr/bin/python3", "-m", "pip", "--isolated", "download", "-q", "--no-cache-dir", "--no-deps"),
-                *("--disable-pip-version-check", "--retries", "0", *self._trust("--cert"), "--dest", str(self.folder / "wheels")),
+                *(
+                    "--disable-pip-version-check",
+                    "--retries",
+                    "0",
+                    *self._trust("--cert"),
+                    "--dest",
+                    str(self.folder / "wheels"),
+                ),
                 *("--index-url", f"https://pypi.{self.host}/simple/", "hello-test"),
             ],
         }

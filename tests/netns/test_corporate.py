@@ -1,4 +1,4 @@
-"""Behind a real corporate proxy: no outside name resolves, no outside packet passes, CONNECT only by name and with a ticket.
+"""Behind a real corporate proxy: outside names and packets end there, CONNECT is by name and with a ticket.
 
 box ---- host: programs, `proxyvpn up` ---- [tcpdump] mid: squid, KDC, corporate resolver, intranet ---- world: servers
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxyvpn.errors import Exit
-from tests.netns import clients, corporate, programs, proxies
+from tests.netns import clients, corporate, daemons, programs, proxies
 from tests.netns.corporate import INSIDE, INTRANET, INTRANET_PAGE, Corporation
 from tests.netns.internet import PAGE, Internet
 from tests.netns.kerberos import DOMAIN, PROXY
@@ -49,7 +49,7 @@ def squid(bed: Rig, office: Corporation) -> Iterator[proxies.RunningProxy]:
 
 @pytest.fixture(scope="module")
 def tunnel(bed: Rig, office: Corporation, squid: proxies.RunningProxy) -> Iterator[Up]:
-    """`up` with ann's ticket."""
+    """`up` with ann's ticket, from when it is first wanted; tests with an `up` of their own come before."""
     ticket = office.kdc.ticket(bed.host, bed.home / "ann.cache")
     with up(bed.host, *OPTIONS, env=ticket) as running:
         yield running
@@ -68,6 +68,20 @@ def test_squid_wants_a_ticket_and_a_name(bed: Rig, office: Corporation, squid: p
     assert "407" in said("http://www.world.test/")
     for address in (WORLD4, "[2001:db8:99::10]"):
         assert "403" in said(*negotiate, f"http://{address}/")
+
+
+def test_ticket_comes_by_a_keytab_too(bed: Rig, office: Corporation, squid: proxies.RunningProxy) -> None:
+    keytab = {"KRB5_CLIENT_KTNAME": f"FILE:{office.kdc.robot_keytab}", "KRB5CCNAME": "MEMORY:"}
+    with up(bed.host, *OPTIONS, env=keytab):
+        before = squid.log_size()
+        assert clients.curl(bed.host, "http://www.world.test/").stdout == PAGE
+        squid.logged("robot@", before)
+
+
+def test_without_a_ticket_up_says_what_to_do(bed: Rig, office: Corporation, squid: proxies.RunningProxy) -> None:
+    done = proxyvpn(bed.host, "up", *OPTIONS, env={"KRB5CCNAME": f"FILE:{bed.home}/none"})
+    assert done.returncode == Exit.PROXY_REFUSES
+    assert "kinit" in done.stderr
 
 
 def test_curl_git_apt_and_pip_are_carried(
@@ -95,7 +109,7 @@ def test_names_inside_are_resolved_and_reached_directly(tunnel: Up, bed: Rig) ->
 
 
 def test_nscd_asks_for_programs(tunnel: Up, bed: Rig) -> None:
-    with programs.nscd(bed.host):
+    with daemons.nscd(bed.host):
         for _ in range(2):
             assert clients.curl(bed.host, "http://www.world.test/").stdout == PAGE
         assert clients.curl(bed.host, f"http://{INTRANET}/").stdout == INTRANET_PAGE
@@ -105,22 +119,8 @@ def test_nscd_asks_for_programs(tunnel: Up, bed: Rig) -> None:
 def test_containers_are_carried_whoever_forwards_their_questions(tunnel: Up, bed: Rig, forwarder: str) -> None:
     before = bed.box.resolv_conf.read_text()
     space, address = (bed.host, "172.31.97.1") if forwarder == "host" else (bed.box, "127.0.0.11")
-    with programs.forwarder(space, address, INSIDE):
+    with daemons.forwarder(space, address, INSIDE):
         bed.box.resolv_conf.write_text(f"nameserver {address}\noptions ndots:0\n")
         assert clients.curl(bed.box, "http://www.world.test/").stdout == PAGE
         assert clients.curl(bed.box, f"http://{INTRANET}/").stdout == INTRANET_PAGE
     bed.box.resolv_conf.write_text(before)
-
-
-def test_ticket_comes_by_a_keytab_too(bed: Rig, office: Corporation, squid: proxies.RunningProxy) -> None:
-    keytab = {"KRB5_CLIENT_KTNAME": f"FILE:{office.kdc.robot_keytab}", "KRB5CCNAME": "MEMORY:"}
-    with up(bed.host, *OPTIONS, "--state-dir", str(bed.home / "robot"), env=keytab):
-        before = squid.log_size()
-        assert clients.curl(bed.host, "http://www.world.test/").stdout == PAGE
-        squid.logged("robot@", before)
-
-
-def test_without_a_ticket_up_says_what_to_do(bed: Rig, office: Corporation, squid: proxies.RunningProxy) -> None:
-    done = proxyvpn(bed.host, "up", *OPTIONS, env={"KRB5CCNAME": f"FILE:{bed.home}/none"})
-    assert done.returncode == Exit.PROXY_REFUSES
-    assert "kinit" in done.stderr
