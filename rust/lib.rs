@@ -46,6 +46,7 @@ pub mod token;
 pub mod trial;
 pub mod upstream;
 pub mod upstreams;
+pub mod ways;
 pub mod wishes;
 pub mod worker;
 
@@ -63,6 +64,7 @@ mod python {
     use crate::error::Error;
     use crate::login::Login;
     use crate::means::Means;
+    use crate::roster::Policy;
     use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
@@ -74,6 +76,7 @@ mod python {
     struct Start {
         upstreams: Vec<Upstream>,
         balancing: Balancing,
+        by_script: bool,
     }
 
     #[derive(FromPyObject)]
@@ -140,6 +143,7 @@ mod python {
             let _ = files;
             let wanted = start.balancing;
             let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal);
+            let policy = policy.map(|policy| Policy { by_script: start.by_script, ..policy });
             let settings = policy.and_then(|policy| Settings::of(proxies(start.upstreams)?, policy));
             let threads = settings.and_then(Threads::new).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads) })

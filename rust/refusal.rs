@@ -30,6 +30,10 @@ pub enum Refusal {
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
     Memory,
+    /// The PAC file has no way, or its answer did not come; who evaluates it has told a person why.
+    Script,
+    /// There is no connection past the proxies, where the PAC file wants one.
+    Direct(String),
 }
 
 impl Refusal {
@@ -49,7 +53,8 @@ impl Refusal {
         match self {
             Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
             Refusal::Status(..) => policy_too,
-            Refusal::Descriptors(_) | Refusal::Memory => false,
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Script => false,
+            Refusal::Direct(_) => true,
             Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => true,
         }
     }
@@ -70,13 +75,14 @@ impl Refusal {
             Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
             Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
             Refusal::Descriptors(_) | Refusal::Memory | Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Script | Refusal::Direct(_) => None,
             Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
         }
     }
 
     /// Say whether a person has been told already.
     pub fn is_told_already(&self) -> bool {
-        matches!(self, Refusal::Credentials { why: Why::Resting, .. })
+        matches!(self, Refusal::Credentials { why: Why::Resting, .. } | Refusal::Script)
     }
 
     /// Give the counter that counts it.
@@ -91,6 +97,8 @@ impl Refusal {
             Refusal::Credentials { status, .. } => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
+            Refusal::Script => &stats.refused_script,
+            Refusal::Direct(_) => &stats.refused_direct,
         }
     }
 
@@ -108,6 +116,8 @@ impl Refusal {
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
             Refusal::Memory => "memory",
+            Refusal::Script => "script",
+            Refusal::Direct(_) => "direct",
         }
     }
 
@@ -127,6 +137,8 @@ impl Refusal {
                 format!("the proxy {proxy} refused {target}: {}", format!("{status} {reason}").trim_end())
             }
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
+            Refusal::Script => format!("the PAC file has no way to {target}"),
+            Refusal::Direct(why) => format!("no connection to {target} past the proxies, as the PAC file wants: {why}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
         }
     }

@@ -73,7 +73,7 @@ impl Tally {
             Refusal::Status(400..=499, _) => self.refused_4xx.up(),
             Refusal::Status(500..=599, _) => self.refused_5xx.up(),
             Refusal::Status(..) => self.refused_other.up(),
-            Refusal::Descriptors(_) | Refusal::Memory => {}
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Script | Refusal::Direct(_) => {}
         }
     }
 }

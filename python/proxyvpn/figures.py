@@ -30,6 +30,8 @@ _REASONS: Final = {
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
     "refused_credentials": "for want of credentials",
+    "refused_script": "by the PAC file",
+    "refused_direct": "past the proxies",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
 }
