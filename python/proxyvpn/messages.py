@@ -174,6 +174,8 @@ class Start:
     uid: int
     files: tuple[str, ...] = ()
     balancing: Balancing = PLAIN
+    by_script: bool = False
+    """Whether each connection wishes for the ways that a PAC file gives (kind `pac`)."""
 
 
 @dataclass(frozen=True, slots=True)

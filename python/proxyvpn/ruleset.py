@@ -236,7 +236,7 @@ def _capture(tunnel: Tunnel, host: Host) -> list[str]:
         _of_no_interest(tunnel),
         'oifname "lo" return',
         *_only_dns_of_udp(tunnel),
-        *([f"{_DIRECT} return"] if tunnel.captures_names else []),
+        *([f"{_DIRECT} return"] if tunnel.dials else []),
         *_forget_soon(host),
         *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
         f"ct direction reply {_SYN_ACK} {_set_in()}",
@@ -335,10 +335,12 @@ def _allowed(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
 
 
 def _resolvers(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
+    direct = [f"meta l4proto tcp {_DIRECT} {verdict}"] if tunnel.dials else []
     if not tunnel.captures_names:
-        return _both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}")
+        dns = _both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}")
+        return [*direct, *dns]
     refused = "drop" if verdict == "accept" else "reject with icmpx type port-unreachable"
-    return [f"meta l4proto tcp {_DIRECT} {verdict}", f'{_DNS} counter name "dropped" {refused}']
+    return [*direct, f'{_DNS} counter name "dropped" {refused}']
 
 
 def _into_tun(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:

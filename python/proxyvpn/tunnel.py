@@ -17,7 +17,7 @@ from proxyvpn.mark import TUN4, TUN6
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-MOST_PROXIES: Final = 8
+MOST_PROXIES: Final = 32
 MOST_RESOLVERS: Final = 8
 MOST_BYPASS: Final = 64
 MOST_INBOUND: Final = 15
@@ -60,6 +60,9 @@ class Tunnel:
     names: str = "direct"
     """One of NAMES. In all but the first, DNS (port 53) is captured, and goes to `resolvers` by dial() only."""
 
+    script: bool = False
+    """A PAC file is asked about every connection, and may say that it goes past the tunnel: by dial(), to anywhere."""
+
     def __post_init__(self) -> None:
         if not self.proxies:
             raise UsageError("a tunnel needs a proxy")
@@ -85,9 +88,16 @@ class Tunnel:
         """Say whether DNS goes into the TUN."""
         return self.names != "direct"
 
+    @property
+    def dials(self) -> bool:
+        """Say whether there may be connections that the helper makes past the tunnel."""
+        return self.captures_names or self.script
+
     def may_dial(self, address: IPAddress, port: int) -> bool:
-        """Say whether the helper may connect there past the tunnel, for the worker."""
-        return self.captures_names and port == DNS and address in self.resolvers
+        """Say whether the helper may connect there past the tunnel, for the worker. With a script `up` knows better."""
+        if self.captures_names and port == DNS:
+            return address in self.resolvers
+        return self.script and not (address.is_loopback or address.is_multicast or address.is_unspecified)
 
 
 @dataclass(frozen=True, slots=True)
