@@ -42,8 +42,16 @@ pub fn direct(target: &Target) -> Option<Vec<u8>> {
     }
 }
 
-/// Give the ways in a grant, of `proxies`; None for what is no grant.
-pub fn parse(grant: &[u8], proxies: &[Proxy]) -> Option<VecDeque<Way>> {
+/// Give the addresses of the proxy at `host` and `port` that is spoken to by TLS, or not.
+pub fn addresses(proxies: &[Proxy], tls: bool, host: &str, port: u16) -> Vec<SocketAddr> {
+    let is_meant = |proxy: &&Proxy| {
+        proxy.tls.is_some() == tls && proxy.address.port() == port && proxy.name.eq_ignore_ascii_case(host)
+    };
+    proxies.iter().filter(is_meant).map(|proxy| proxy.address).collect()
+}
+
+/// Give the ways in a grant; None for what is no grant. `find` gives the addresses of a proxy (TLS, host, port).
+pub fn parse(grant: &[u8], find: impl Fn(bool, &str, u16) -> Vec<SocketAddr>) -> Option<VecDeque<Way>> {
     let text = std::str::from_utf8(grant).ok()?;
     let mut ways = VecDeque::new();
     for line in text.lines() {
@@ -52,7 +60,7 @@ pub fn parse(grant: &[u8], proxies: &[Proxy]) -> Option<VecDeque<Way>> {
             ["direct"] => ways.push_back(Way::Direct),
             [scheme @ ("http" | "https"), host, port] => {
                 let (tls, port) = (scheme == "https", port.parse().ok()?);
-                add(&mut ways, proxies.iter().filter(|proxy| is_meant(proxy, tls, host, port)));
+                add(&mut ways, find(tls, host, port));
             }
             _ => return None,
         }
@@ -60,13 +68,9 @@ pub fn parse(grant: &[u8], proxies: &[Proxy]) -> Option<VecDeque<Way>> {
     (ways.len() <= MOST).then_some(ways)
 }
 
-fn is_meant(proxy: &Proxy, tls: bool, host: &str, port: u16) -> bool {
-    proxy.tls == tls && proxy.address.port() == port && proxy.name.eq_ignore_ascii_case(host)
-}
-
 /// Proxies that follow each other are one way: which of them is well is known where they are chosen.
-fn add<'a>(ways: &mut VecDeque<Way>, found: impl Iterator<Item = &'a Proxy>) {
-    for address in found.map(|proxy| proxy.address) {
+fn add(ways: &mut VecDeque<Way>, found: Vec<SocketAddr>) {
+    for address in found {
         match ways.back_mut() {
             Some(Way::Proxies(addresses)) if addresses.contains(&address) => {}
             Some(Way::Proxies(addresses)) => addresses.push(address),
@@ -79,18 +83,23 @@ fn add<'a>(ways: &mut VecDeque<Way>, found: impl Iterator<Item = &'a Proxy>) {
 mod tests {
     use super::*;
 
-    fn proxy(name: &str, address: &str, tls: bool) -> Proxy {
-        let address = address.parse().unwrap();
-        Proxy { name: name.to_owned(), tls, ..Proxy::plain(address) }
+    fn known(tls: bool, host: &str, port: u16) -> Vec<SocketAddr> {
+        let texts: &[&str] = match (tls, host, port) {
+            (false, "a.example", 3128) => &["192.0.2.1:3128", "[2001:db8::1]:3128"],
+            (true, "a.example", 8443) => &["192.0.2.1:8443"],
+            (false, "b.example", 3128) => &["192.0.2.2:3128"],
+            _ => &[],
+        };
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn known() -> [Proxy; 4] {
-        [
-            proxy("a.example", "192.0.2.1:3128", false),
-            proxy("a.example", "[2001:db8::1]:3128", false),
-            proxy("a.example", "192.0.2.1:8443", true),
-            proxy("B.example", "192.0.2.2:3128", false),
-        ]
+    #[test]
+    fn proxy_is_found_by_its_name_and_port_whatever_the_case() {
+        let at = |address: &str| Proxy { name: "A.example".to_owned(), ..Proxy::plain(address.parse().unwrap()) };
+        let proxies = [at("192.0.2.1:3128"), at("192.0.2.2:80"), at("[2001:db8::1]:3128")];
+        assert_eq!(addresses(&proxies, false, "a.Example", 3128), [proxies[0].address, proxies[2].address]);
+        assert_eq!(addresses(&proxies, true, "a.example", 3128), []);
+        assert_eq!(addresses(&proxies, false, "b.example", 3128), []);
     }
 
     fn at(texts: &[&str]) -> Way {
@@ -99,26 +108,26 @@ mod tests {
 
     #[test]
     fn proxies_that_follow_each_other_are_one_way_each_at_all_of_its_addresses() {
-        let ways = parse(b"http b.example 3128\nhttp a.example 3128\n", &known()).unwrap();
+        let ways = parse(b"http b.example 3128\nhttp a.example 3128\n", known).unwrap();
         assert_eq!(ways, [at(&["192.0.2.2:3128", "192.0.2.1:3128", "[2001:db8::1]:3128"])]);
-        let ways = parse(b"https a.example 8443\ndirect\nhttp b.example 3128\nhttp b.example 3128", &known()).unwrap();
+        let ways = parse(b"https a.example 8443\ndirect\nhttp b.example 3128\nhttp b.example 3128", known).unwrap();
         assert_eq!(ways, [at(&["192.0.2.1:8443"]), Way::Direct, at(&["192.0.2.2:3128"])]);
     }
 
     #[test]
     fn what_is_not_known_is_no_way() {
         for text in ["http a.example 8443\n", "https a.example 3128\n", "http c.example 3128\n", ""] {
-            assert_eq!(parse(text.as_bytes(), &known()), Some(VecDeque::new()), "{text}");
+            assert_eq!(parse(text.as_bytes(), known), Some(VecDeque::new()), "{text}");
         }
     }
 
     #[test]
     fn what_is_no_grant_is_none() {
         for text in ["socks a.example 1080\n", "http a.example\n", "http a.example x\n", "direct now\n", "\n"] {
-            assert_eq!(parse(text.as_bytes(), &known()), None, "{text}");
+            assert_eq!(parse(text.as_bytes(), known), None, "{text}");
         }
-        assert_eq!(parse(&[0xff], &known()), None);
-        assert_eq!(parse("direct\n".repeat(MOST + 1).as_bytes(), &known()), None);
+        assert_eq!(parse(&[0xff], known), None);
+        assert_eq!(parse("direct\n".repeat(MOST + 1).as_bytes(), known), None);
     }
 
     #[test]

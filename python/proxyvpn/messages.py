@@ -18,6 +18,7 @@ import msgpack
 
 from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import ProtocolError, ProxyvpnError
+from proxyvpn.names import DIRECTLY, Names
 from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 
 VERSION: Final = 1
@@ -167,13 +168,17 @@ class Upstream:
 @dataclass(frozen=True, slots=True)
 class Start:
     """Give up everything and make ready. `uid` 0 means: stay who you are. A descriptor comes with this message for each
-    of `files`, in this order.
+    of `files`, in this order. `has_resolvers`: names of direct domains can be asked of somebody.
     """
 
     upstreams: tuple[Upstream, ...]
     uid: int
     files: tuple[str, ...] = ()
     balancing: Balancing = PLAIN
+    names: Names = DIRECTLY
+    has_resolvers: bool = False
+    ports: tuple[int, ...] = ()
+    """Of proxies that may come later: no connection is possible to others than these and those of `upstreams`."""
     by_script: bool = False
     """Whether each connection wishes for the ways that a PAC file gives (kind `pac`)."""
 
@@ -359,6 +364,7 @@ class Report:
     notes: tuple[str, ...]
     counters: dict[str, int]
     standings: tuple[Standing, ...] = ()
+    names: Names = DIRECTLY
 
 
 @dataclass(frozen=True, slots=True)

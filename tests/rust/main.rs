@@ -17,6 +17,7 @@ mod healing;
 mod hole;
 mod hostile;
 mod machine;
+mod naming;
 mod opening;
 mod program;
 mod resets;
