@@ -61,6 +61,7 @@ pub mod trial;
 pub mod trust;
 pub mod upstream;
 pub mod upstreams;
+pub mod ways;
 pub mod wishes;
 pub mod worker;
 
@@ -83,6 +84,7 @@ mod python {
     use crate::means::Means;
     use crate::names::Mode;
     use crate::naming::{self, Naming};
+    use crate::roster::Policy;
     use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
@@ -100,6 +102,7 @@ mod python {
         balancing: Balancing,
         names: Names,
         has_resolvers: bool,
+        by_script: bool,
     }
 
     #[derive(FromPyObject)]
@@ -171,6 +174,7 @@ mod python {
         fn settings(self, files: &HashMap<String, RawFd>, trust: Option<&Trust>) -> Result<Settings, Error> {
             let wanted = self.balancing;
             let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
+            let policy = Policy { by_script: self.by_script, ..policy };
             let mut settings = Settings::of(proxies(self.upstreams, trust)?, policy)?;
             settings.naming = self.names.naming(self.has_resolvers, files.get("names"))?;
             Ok(settings)
