@@ -41,7 +41,9 @@ _MOUNT = f"""
 mount -t cgroup2 none /sys/fs/cgroup
 mkdir -p /sys/fs/cgroup/{GROUP}/below /sys/fs/cgroup/{SIBLING}
 """
-_GONE = f"cd /sys/fs/cgroup && for each in {GROUP}/below {GROUP} {SIBLING} {BASE}; do rmdir $each 2>/dev/null || true; done"
+_GONE = (
+    f"cd /sys/fs/cgroup && for each in {GROUP}/below {GROUP} {SIBLING} {BASE}; do rmdir $each 2>/dev/null || true; done"
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,9 @@ def test_excluded_user_is_left_alone_and_nobody_else(bed: Bed, way: str, killswi
         assert found.has(TCP, support.ELSEWHERE, asking.TCP_PORT)
 
 
-@pytest.mark.parametrize(("way", "killswitch"), [("libnftables", True), ("libnftables", False), ("iptables-legacy", False)])
+@pytest.mark.parametrize(
+    ("way", "killswitch"), [("libnftables", True), ("libnftables", False), ("iptables-legacy", False)]
+)
 @NAMES
 def test_excluded_cgroup_is_left_alone_and_nobody_else(bed: Bed, way: str, killswitch: bool, names: str) -> None:
     with excluding(bed, way, killswitch, names=names, excluded_cgroups=(GROUP,)) as (_, found):
