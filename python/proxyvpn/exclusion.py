@@ -1,7 +1,7 @@
 """Who stays outside the tunnel: whom the user names, and a proxy that runs on this machine.
 
 Such a proxy's own connections to the world must not be captured: they would come back to it, for ever. It is known by
-its cgroup where it has one of its own (a service, a container), else by its user where that is not the user of `up`,
+its cgroup where it has one of its own (a service, a container), else by its user where that is not who runs `up`,
 nor root; never by more. Where neither tells it from other programs, `up` ends and says what to do. Needs no privilege:
 whom the helper is told of, it looks at itself.
 
