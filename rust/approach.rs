@@ -1,5 +1,5 @@
 //! The way to a 2xx, for a connection that begins or anything else that wants a tunnel: one proxy after the other is
-//! dialled and asked.
+//! dialled and asked; where one is slow to accept, the next is dialled beside it.
 //!
 //! Where the proxy wants credentials, it is asked again, by the same connection where it keeps that one. A token for that
 //! may have to come from outside the sandbox; meanwhile the connection is made, or kept.
@@ -8,26 +8,34 @@
 //! come, and gets the open connection or the reason why there is none.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use smoltcp::time::{Duration, Instant};
 
 use crate::attempt::{Attempt, Heard};
 use crate::auth::{Step, Why};
-use crate::refusal::Refusal;
+use crate::choice::Asked;
+use crate::race::{self, Rival, Rivals};
+use crate::refusal::{self, Refusal};
+use crate::standing::{Standing, Use};
 use crate::target::Target;
 use crate::token::{self, Answer};
 use crate::upstream::{Ready, Upstream};
 use crate::upstreams::Upstreams;
 
-/// For all connects of one approach together.
+/// For all connects of one approach together; less for one that comes late in it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// For the handshake of TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a token; whoever makes it has a shorter limit.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// A proxy that has not answered for so long is looked at, and again after so long; once it is found to be down it is not
+/// waited for any more.
+const SILENCE: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How far it has come with the proxy of this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,18 +64,34 @@ pub struct Granted {
     pub ready: Ready,
     /// Bytes of the stream that came with the reply.
     pub early: Vec<u8>,
+    /// By which the connection is counted as long as it lives.
+    pub used: Option<Use>,
 }
 
 /// See the head of this file.
 pub struct Approach {
     attempt: Attempt,
     stage: Stage,
+    begun: Instant,
+    /// Whether no other proxy may be asked.
+    alone: bool,
+    asked: Asked,
+    /// What its proxies are chosen by; see balance.rs.
+    destination: u64,
     upstream: Option<Upstream>,
+    used: Option<Use>,
     ready: Ready,
     deadline: Option<Instant>,
     /// The number of a wish for a token.
     fetching: Option<u64>,
     is_granted: bool,
+    /// When the next proxy is to be dialled beside this one, and those beside which that has happened.
+    race: Option<Instant>,
+    rivals: Rivals,
+    /// Since when the proxy has been asked.
+    asking: Instant,
+    /// Why it will be refused, if no proxy is left: what a proxy has answered, before what kept another from answering.
+    reason: Option<Refusal>,
     refused: Option<Refusal>,
     /// Connections to proxies begun so far, and when the last one was.
     dials: u32,
@@ -77,21 +101,49 @@ pub struct Approach {
 impl Approach {
     /// Begin by dialling the first proxy for `target`.
     pub fn begin(target: Target, now: Instant, upstreams: &mut Upstreams) -> Approach {
-        let attempt = Attempt::new(target, upstreams.preferred(now));
-        let mut approach = Approach {
-            attempt,
+        upstreams.follow();
+        let destination = upstreams.choice.destination(&target);
+        let mut approach = Approach::new(target, destination, now);
+        if !approach.dial(now, upstreams) {
+            approach.refused = Some(Refusal::Closed); // there are no proxies
+        }
+        approach
+    }
+
+    /// Begin by dialling the proxy of `standing`, and ask no other, on nobody's behalf.
+    pub fn alone(standing: &Arc<Standing>, target: Target, now: Instant, upstreams: &mut Upstreams) -> Approach {
+        upstreams.follow();
+        let mut approach = Approach::new(target, 0, now);
+        approach.alone = true;
+        match upstreams.place(standing) {
+            Some(place) => approach.dial_at(place, Use::of_nobody(standing, now), now, upstreams),
+            None => approach.refused = Some(Refusal::Closed), // it is gone
+        }
+        approach
+    }
+
+    fn new(target: Target, destination: u64, now: Instant) -> Approach {
+        Approach {
+            attempt: Attempt::new(target),
             stage: Stage::Dialing,
+            begun: now,
+            alone: false,
+            asked: Asked::default(),
+            destination,
             upstream: None,
+            used: None,
             ready: Ready::default(),
             deadline: None,
             fetching: None,
             is_granted: false,
+            race: None,
+            rivals: Rivals::default(),
+            asking: now,
+            reason: None,
             refused: None,
             dials: 0,
             dialled: now,
-        };
-        approach.dial(now, upstreams);
-        approach
+        }
     }
 
     /// Give the descriptor to be watched.
@@ -129,14 +181,14 @@ impl Approach {
     /// Give it up: reset the connection to the proxy.
     pub fn abandon(&mut self) {
         self.upstream.take().into_iter().for_each(Upstream::reset);
+        (self.rivals, self.used) = (Rivals::default(), None);
     }
 
     /// Do all that can be done now. Not to be called again once it is over.
     pub fn serve(&mut self, now: Instant, upstreams: &mut Upstreams) -> Progress {
         self.take_token(now, upstreams);
-        if self.deadline.is_some_and(|deadline| deadline <= now) && self.refused.is_none() {
-            let refusal = self.lateness();
-            self.fail(refusal, now, upstreams);
+        if self.refused.is_none() {
+            self.keep_time(now, upstreams);
         }
         if self.stage == Stage::Dialing {
             self.await_connect(now, upstreams);
@@ -150,17 +202,19 @@ impl Approach {
         if self.is_granted
             && let Some(upstream) = self.upstream.take()
         {
-            return Progress::Granted(Granted { upstream, ready: self.ready, early: self.attempt.take_early() });
+            self.opened(now, upstreams);
+            let early = self.attempt.take_early();
+            return Progress::Granted(Granted { upstream, ready: self.ready, early, used: self.used.take() });
         }
         match self.refused.take() {
             Some(refusal) => Progress::Refused(refusal),
-            None => Progress::Waiting(self.deadline),
+            None => Progress::Waiting(self.next_look(now, upstreams)),
         }
     }
 
     fn lateness(&self) -> Refusal {
         match self.stage {
-            Stage::Dialing => Refusal::Timeout("did not accept a connection"),
+            Stage::Dialing => Refusal::Timeout(refusal::ACCEPT),
             Stage::Securing => Refusal::Timeout("did not come to an end with the TLS handshake"),
             Stage::Asking if self.fetching.is_some() => {
                 self.refusal_for(Why::Broken("no token for it could be had in time".to_owned()))
@@ -179,9 +233,70 @@ impl Approach {
         self.refused.take()
     }
 
-    fn dial(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let step = self.attempt.turn_to_next(&upstreams.proxies, now);
-        self.follow(step, now, upstreams);
+    // What time brings.
+
+    fn keep_time(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        self.follow(now, upstreams);
+        if self.may_hang(now, upstreams) && now >= self.asking + SILENCE && self.is_lost(now) {
+            self.fail(Refusal::Timeout("did not answer"), now, upstreams);
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            while let Some(rival) = self.rivals.pop() {
+                self.note(&Refusal::Timeout(refusal::ACCEPT), &rival.used, now, upstreams);
+            }
+            let refusal = self.lateness();
+            self.fail(refusal, now, upstreams);
+        }
+        if self.race.is_some_and(|race| race <= now) && self.stage == Stage::Dialing {
+            self.race_another(now, upstreams);
+        }
+    }
+
+    /// The proxies may have other places since the last look; a proxy that is gone is not asked any more.
+    fn follow(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let Some(used) = &self.used else { return };
+        match upstreams.place(&used.standing) {
+            Some(place) => self.attempt.proxy = place,
+            None => {
+                self.attempt.is_the_last();
+                self.fail(Refusal::Closed, now, upstreams);
+            }
+        }
+    }
+
+    /// Say whether another would be asked, were this one found to be down.
+    fn may_hang(&self, now: Instant, upstreams: &Upstreams) -> bool {
+        let silent = self.stage == Stage::Asking && self.fetching.is_none();
+        silent && !self.alone && upstreams.choice.has_another(&self.asked, now)
+    }
+
+    /// Say whether somebody has found the proxy to be down; have it looked at.
+    fn is_lost(&self, now: Instant) -> bool {
+        let Some(used) = &self.used else { return false };
+        used.standing.is_awaited(now);
+        used.is_lost(now)
+    }
+
+    fn next_look(&self, now: Instant, upstreams: &Upstreams) -> Option<Instant> {
+        let look = self.may_hang(now, upstreams).then(|| (self.asking + SILENCE).max(now + LOOK_EVERY));
+        [self.deadline, self.race, look].into_iter().flatten().min()
+    }
+
+    // Dialling.
+
+    /// Dial the next proxy; false when none is left to be asked.
+    fn dial(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
+        let Some(place) = upstreams.choice.next(&self.asked, self.destination, now) else { return false };
+        let standing = Arc::clone(&upstreams.choice.standings()[place]);
+        self.asked.pass(standing.address);
+        self.dial_at(place, Use::begin(&standing, now), now, upstreams);
+        true
+    }
+
+    fn dial_at(&mut self, place: usize, used: Use, now: Instant, upstreams: &mut Upstreams) {
+        self.used = Some(used);
+        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
+        self.obey(step, now, upstreams);
         if self.refused.is_some() || self.upstream.is_some() {
             return; // it is over, or another proxy was dialled instead
         }
@@ -193,7 +308,7 @@ impl Approach {
     }
 
     /// Do what the proxy's answer, or a token's, has led to.
-    fn follow(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
+    fn obey(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
         match step {
             Step::Ask(authorization) => self.attempt.authorize(&authorization),
             Step::Granted => self.is_granted = true,
@@ -211,7 +326,7 @@ impl Approach {
         if self.fetching.is_none() {
             let answer = Answer::Missing("too many are waited for".to_owned());
             let step = self.attempt.take_token(answer, now);
-            self.follow(step, now, upstreams);
+            self.obey(step, now, upstreams);
         } else if self.stage == Stage::Asking {
             self.deadline = Some(now + TOKEN_TIMEOUT);
         }
@@ -222,9 +337,9 @@ impl Approach {
         self.fetching = None;
         let answer = grant.map_or_else(Answer::Missing, |(bytes, _)| Answer::parse(&bytes));
         let step = self.attempt.take_token(answer, now);
-        self.follow(step, now, upstreams);
+        self.obey(step, now, upstreams);
         if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
-            self.deadline = Some(now + REPLY_TIMEOUT);
+            (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
         }
     }
 
@@ -236,16 +351,50 @@ impl Approach {
                 self.upstream = Some(upstream);
                 self.dials += 1;
                 self.dialled = now;
-                let share = CONNECT_TIMEOUT / upstreams.proxies.len() as u32;
-                self.deadline = Some(now + share.max(CONNECT_TIMEOUT_MIN));
+                self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
+                let alone = race::alone(upstreams.pool.distance(self.attempt.proxy));
+                self.race = (!self.alone && upstreams.choice.has_another(&self.asked, now)).then(|| now + alone);
                 self.send_request(now, upstreams);
             }
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
     }
 
+    /// Dial the next proxy beside the one that is slow.
+    fn race_another(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        self.race = None;
+        self.forget(upstreams);
+        let (Some(upstream), Some(used)) = (self.upstream.take(), self.used.take()) else { return };
+        upstreams.note_change(used.slow(now), &used.standing);
+        self.rivals.add(Rival { upstream, used, dialled: self.dialled });
+        if self.dial(now, upstreams) {
+            upstreams.stats.proxy_races.up();
+        } else {
+            self.take_back(now, upstreams);
+        }
+    }
+
+    /// Wait for the last of the rivals; false when there is none.
+    fn take_back(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
+        let Some(rival) = self.rivals.pop() else { return false };
+        let Some(place) = upstreams.place(&rival.used.standing) else { return self.take_back(now, upstreams) };
+        (self.upstream, self.used, self.dialled) = (Some(rival.upstream), Some(rival.used), rival.dialled);
+        // news of it may have come while it was a rival
+        (self.ready, self.stage) = (Ready { readable: true, writable: true, ..Ready::default() }, Stage::Dialing);
+        self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
+        self.attempt.resume();
+        self.forget(upstreams);
+        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
+        self.obey(step, now, upstreams);
+        self.send_request(now, upstreams);
+        true
+    }
+
     fn await_connect(&mut self, now: Instant, upstreams: &mut Upstreams) {
         if !self.ready.writable {
+            return;
+        }
+        if self.judge_race(now, upstreams) {
             return;
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
@@ -280,8 +429,21 @@ impl Approach {
         if !self.attempt.warm {
             upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
         }
-        self.deadline = Some(now + limit);
-        self.stage = Stage::Asking;
+        (self.deadline, self.race) = (Some(now + limit), None);
+        self.rivals = Rivals::default();
+        (self.stage, self.asking) = (Stage::Asking, now);
+    }
+
+    /// Let a rival that is connected take the place of the one that is waited for; says whether there was one.
+    fn judge_race(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
+        let mut failed = Vec::new();
+        let winner = self.rivals.take_winner(&mut failed);
+        for (rival, error) in failed {
+            self.note(&Refusal::of_dial(error), &rival.used, now, upstreams);
+        }
+        let Some(winner) = winner else { return false };
+        self.rivals.add(winner);
+        self.take_back(now, upstreams)
     }
 
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
@@ -292,6 +454,8 @@ impl Approach {
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
     }
+
+    // Asking.
 
     fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
         loop {
@@ -307,8 +471,8 @@ impl Approach {
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Free | Heard::Spent) => {}
                 Ok(Heard::Step(step)) => {
-                    self.deadline = Some(now + REPLY_TIMEOUT);
-                    self.follow(step, now, upstreams);
+                    (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
+                    self.obey(step, now, upstreams);
                 }
                 Err(refusal) => return self.fail(refusal, now, upstreams),
             }
@@ -324,9 +488,15 @@ impl Approach {
         self.ask_by(dialled, now, upstreams);
     }
 
+    fn opened(&self, now: Instant, upstreams: &mut Upstreams) {
+        if let Some(used) = &self.used {
+            upstreams.note_change(used.opened(now), &used.standing);
+        }
+    }
+
     /// Go on to the next proxy, or end.
     fn fail(&mut self, refusal: Refusal, now: Instant, upstreams: &mut Upstreams) {
-        self.deadline = None;
+        (self.deadline, self.race) = (None, None);
         if self.attempt.was_hung_up(&refusal) {
             if self.attempt.warm {
                 upstreams.stats.pool_stale.up();
@@ -334,12 +504,67 @@ impl Approach {
             return self.dial_again(now, upstreams);
         }
         self.forget(upstreams);
-        upstreams.note_refusal(&refusal, &self.attempt.target, self.attempt.proxy, now);
-        self.abandon();
-        if refusal.is_worth_another_proxy() && self.attempt.tried < upstreams.proxies.len() {
-            upstreams.stats.proxy_failovers.up();
-            return self.dial(now, upstreams);
+        if let Some(used) = self.used.take() {
+            self.note(&refusal, &used, now, upstreams);
+            if refusal.is_of_credentials() {
+                upstreams.same_credentials(&used.standing).for_each(|address| self.asked.pass(address));
+            }
         }
-        self.refused = Some(refusal);
+        self.upstream.take().into_iter().for_each(Upstream::reset);
+        let goes_on = !self.alone && refusal.goes_on(upstreams.policy().on_refusal);
+        if refusal.is_an_answer() {
+            self.asked.answered();
+        }
+        if refusal.is_an_answer() || !goes_on || self.reason.is_none() {
+            self.reason = Some(refusal);
+        }
+        if goes_on && (self.dial(now, upstreams) || self.take_back(now, upstreams)) {
+            upstreams.stats.proxy_failovers.up();
+        } else {
+            self.refused = self.reason.take();
+        }
+    }
+
+    fn note(&self, refusal: &Refusal, used: &Use, now: Instant, upstreams: &mut Upstreams) {
+        if used.counts() && !refusal.is_told_already() {
+            upstreams.note_refusal(refusal, &self.attempt.target, used.standing.address, now);
+        }
+        upstreams.note_change(used.refused(refusal, now), &used.standing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::login::Known;
+    use crate::means::Scheme;
+    use crate::upstreams::Proxy;
+
+    /// An approach to a proxy that is known to want a token, which does not come.
+    fn wishing(now: Instant) -> (TcpListener, Upstreams, Approach) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy::plain(listener.local_addr().unwrap());
+        proxy.login.memory().known = Some(Known::Tokens(Scheme::Negotiate));
+        let mut upstreams = Upstreams::new(vec![proxy], Arc::default(), Arc::default());
+        let approach = Approach::begin(Target::parse("192.0.2.1", 443).unwrap(), now, &mut upstreams);
+        assert!(approach.is_wishing() && upstreams.wishes.waiting() == 1);
+        (listener, upstreams, approach)
+    }
+
+    #[test]
+    fn approach_that_is_given_up_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        approach.forget(&mut upstreams);
+        assert_eq!((approach.is_wishing(), upstreams.wishes.waiting()), (false, 0));
+    }
+
+    #[test]
+    fn approach_that_fails_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        assert!(matches!(approach.serve(Instant::from_secs(60), &mut upstreams), Progress::Refused(_)));
+        assert_eq!(upstreams.wishes.waiting(), 0);
     }
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
+use crate::addresses::Pin;
 use crate::approach::{Approach, Granted, Progress, Stage};
 use crate::counted::Counted;
 use crate::link::{Link, Wire};
@@ -17,6 +18,7 @@ use crate::phase::{self, Event, Phase};
 use crate::refusal::Refusal;
 use crate::relay::End;
 use crate::shared::Shared;
+use crate::standing::Use;
 use crate::upstream::{Ready, Upstream};
 
 /// For each side to take what the other sent before it broke the connection, or ended it.
@@ -33,10 +35,14 @@ pub struct Flow {
     /// Where it is counted: in its phase.
     counted: Counted,
     upstream: Option<Upstream>,
+    /// By which the proxy counts it.
+    used: Option<Use>,
     ready: Ready,
     body: Body,
     /// Bytes of the stream that came with the proxy's reply, until there is a socket for them.
     early: Vec<u8>,
+    /// Keeps the name that its address stands for where it is, as long as this lives.
+    _pin: Option<Pin>,
     /// From when on a RST may be sent to the program.
     settled: Instant,
     deadline: Option<Instant>,
@@ -73,7 +79,11 @@ pub enum Served {
 impl Flow {
     /// Begin with a SYN, `packet`: dial the first proxy. None when that was refused, and answered, at once.
     pub fn begin(syn: Segment, packet: &[u8], now: Instant, wire: &mut Wire, shared: &mut Shared) -> Option<Flow> {
-        let mut approach = Approach::begin(syn.tuple.destination.into(), now, &mut shared.upstreams);
+        let (target, pin) = match shared.target(syn.tuple.destination) {
+            Ok(found) => found,
+            Err(refusal) => return refuse_at_once(&refusal, &syn, now, wire, shared),
+        };
+        let mut approach = Approach::begin(target, now, &mut shared.upstreams);
         let refused = approach.take_refusal();
         let mut flow = Flow {
             syn,
@@ -81,9 +91,11 @@ impl Flow {
             phase: Phase::Dialing,
             counted: Counted::begin(&shared.stats),
             upstream: None,
+            used: None,
             ready: Ready::default(),
             body: Body::Approach(Box::new(approach), packet.to_vec()),
             early: Vec::new(),
+            _pin: pin,
             settled: now,
             deadline: None,
             dials: 0,
@@ -237,6 +249,7 @@ impl Flow {
     fn take_over(&mut self, granted: Granted) {
         let Body::Approach(_, packet) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
         (self.upstream, self.ready, self.early) = (Some(granted.upstream), granted.ready, granted.early);
+        self.used = granted.used;
         self.body = Body::Held(packet);
         self.deadline = None;
         self.step(Event::Granted);
@@ -291,8 +304,9 @@ impl Flow {
     }
 
     fn lack_memory(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        let target = self.syn.tuple.destination.into();
-        shared.upstreams.note_refusal(&Refusal::Memory, &target, 0, now);
+        let destination = self.syn.tuple.destination;
+        let proxy = self.used.as_ref().map_or(destination, |used| used.standing.address);
+        shared.upstreams.note_refusal(&Refusal::Memory, &destination.into(), proxy, now);
         self.reset_upstream();
         self.refuse(&Refusal::Memory, wire, shared);
     }
@@ -313,6 +327,9 @@ impl Flow {
             self.abort();
         }
         let Body::Link(link) = &mut self.body else { return Served::Gone };
+        if let Some(used) = &self.used {
+            link.tell(&used.standing.tally);
+        }
         let settled = link.egress(now, wire);
         self.look_for_the_end(settled, shared);
         if self.phase == Phase::Gone {
@@ -451,7 +468,7 @@ impl Flow {
 
     /// Give back everything.
     fn release(&mut self, shared: &mut Shared) {
-        self.upstream = None;
+        (self.upstream, self.used) = (None, None);
         self.phase = Phase::Gone;
         self.counted.at(Phase::Gone);
         match std::mem::replace(&mut self.body, Body::Nothing) {
@@ -460,4 +477,20 @@ impl Flow {
             Body::Held(_) | Body::Nothing => {}
         }
     }
+}
+
+/// Refuse a connection for which no proxy need be asked.
+fn refuse_at_once(
+    refusal: &Refusal,
+    syn: &Segment,
+    now: Instant,
+    wire: &mut Wire,
+    shared: &mut Shared,
+) -> Option<Flow> {
+    drop(Counted::begin(&shared.stats));
+    let destination = syn.tuple.destination; // nobody else is spoken of
+    shared.upstreams.note_refusal(refusal, &destination.into(), destination, now);
+    refusal.counter(&shared.stats).up();
+    wire.device.answer(&packet::reset_for(syn));
+    None
 }

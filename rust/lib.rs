@@ -1,37 +1,57 @@
 //! proxyvpn's data plane: TUN packets in, HTTP CONNECT out. This file is the door to Python, and only that: the only
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
+pub mod addresses;
 pub mod approach;
 pub mod attempt;
 pub mod auth;
+pub mod balance;
 pub mod body;
+pub mod cache;
 pub mod challenge;
+pub mod choice;
 pub mod connect;
 pub mod counted;
+pub mod datagram;
+pub mod desk;
 pub mod device;
 pub mod digest;
+pub mod dns;
 pub mod errand;
 pub mod error;
 pub mod fields;
 pub mod flow;
+pub mod framing;
+pub mod health;
 pub mod latency;
 pub mod link;
 pub mod lockout;
 pub mod login;
+pub mod lookups;
 pub mod means;
 pub mod mistrust;
+pub mod names;
+pub mod names_file;
+pub mod naming;
 pub mod packet;
 pub mod phase;
 pub mod pool;
+pub mod probe;
+pub mod race;
 pub mod refusal;
 pub mod relay;
+pub mod reply;
 pub mod rings;
+pub mod roster;
 pub mod sandbox;
+pub mod sessions;
 pub mod settings;
 pub mod shared;
 pub mod spin;
 pub mod stack;
+pub mod standing;
 pub mod stats;
+pub mod tally;
 pub mod target;
 pub mod threads;
 pub mod timer;
@@ -50,21 +70,25 @@ mod python {
     use std::fs::File;
     use std::io::Read;
     use std::mem::ManuallyDrop;
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-    use std::sync::Mutex;
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+    use std::sync::{Arc, Mutex};
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
+    use smoltcp::time::Instant;
 
     use crate::error::Error;
     use crate::login::Login;
     use crate::means::Means;
-    use crate::settings::{Settings, address, schemes, sendable};
+    use crate::names::Mode;
+    use crate::naming::{self, Naming};
+    use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::trust::Trust;
     use crate::upstreams::Proxy;
+    use crate::worker::clock;
 
     /// Of a file; the system's trust store has a fraction of a megabyte.
     const MOST_BYTES: u64 = 16 << 20;
@@ -73,6 +97,31 @@ mod python {
     #[derive(FromPyObject)]
     struct Start {
         upstreams: Vec<Upstream>,
+        balancing: Balancing,
+        names: Names,
+        has_resolvers: bool,
+    }
+
+    #[derive(FromPyObject)]
+    struct Balancing {
+        way: String,
+        check_host: String,
+        check_port: u16,
+        on_refusal: bool,
+    }
+
+    #[derive(FromPyObject)]
+    struct Names {
+        mode: String,
+        domains: Vec<String>,
+        resolvers: Vec<Resolver>,
+    }
+
+    #[derive(FromPyObject)]
+    struct Resolver {
+        host: String,
+        port: u16,
+        path: String,
     }
 
     #[derive(FromPyObject)]
@@ -118,6 +167,37 @@ mod python {
         }
     }
 
+    impl Start {
+        fn settings(self, files: &HashMap<String, RawFd>, trust: Option<&Trust>) -> Result<Settings, Error> {
+            let wanted = self.balancing;
+            let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
+            let mut settings = Settings::of(proxies(self.upstreams, trust)?, policy)?;
+            settings.naming = self.names.naming(self.has_resolvers, files.get("names"))?;
+            Ok(settings)
+        }
+    }
+
+    impl Names {
+        fn naming(self, direct: bool, file: Option<&RawFd>) -> Result<Option<Naming>, Error> {
+            let mode = match self.mode.as_str() {
+                "direct" => return Ok(None),
+                "virtual" => Mode::Virtual,
+                "proxy" => Mode::Proxy,
+                _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
+            };
+            let of = |each: &Resolver| naming::resolver(&each.host, each.port, &each.path);
+            // SAFETY: the caller's descriptor is open during this call.
+            let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
+            Ok(Some(Naming {
+                mode,
+                domains: self.domains.iter().map(|text| naming::domain(text)).collect::<Result<_, _>>()?,
+                resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
+                direct,
+                file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),
+            }))
+        }
+    }
+
     /// See _tunstack.pyi.
     #[pyclass]
     struct Stack {
@@ -127,6 +207,8 @@ mod python {
     }
 
     type Outcome = (usize, &'static str, String);
+    /// Address, port, state, seconds since when, counters.
+    type Standing = (String, u16, &'static str, u64, HashMap<&'static str, u64>);
     type Wish<'py> = (u64, &'static str, Bound<'py, PyBytes>);
 
     #[pymethods]
@@ -134,8 +216,7 @@ mod python {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
             let trust = trust(&files)?;
-            let proxies = proxies(start.upstreams, trust.as_ref())?;
-            let threads = Settings::of(proxies).and_then(Threads::new).map_err(to_python)?;
+            let threads = start.settings(&files, trust.as_ref()).and_then(Threads::new).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads), trust })
         }
 
@@ -185,8 +266,14 @@ mod python {
             self.with(|threads| threads.stats().snapshot().into_py_dict(py))
         }
 
+        fn standings(&self) -> PyResult<Vec<Standing>> {
+            let now = clock();
+            let all = self.with(|threads| Ok(threads.standings()))?;
+            Ok(all.iter().map(|standing| told(standing, now)).collect())
+        }
+
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams, self.trust.as_ref())?;
+            let successors = proxies(upstreams, self.trust.as_ref()).map_err(to_python)?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -210,8 +297,15 @@ mod python {
         }
     }
 
-    fn proxies(upstreams: Vec<Upstream>, trust: Option<&Trust>) -> PyResult<Vec<Proxy>> {
-        upstreams.into_iter().map(|upstream| upstream.proxy(trust)).collect::<Result<_, Error>>().map_err(to_python)
+    fn told(standing: &crate::standing::Standing, now: Instant) -> Standing {
+        let (state, since) = standing.state(now);
+        let (address, tally) = (standing.address, standing.tally.snapshot());
+        let seconds = (now - since).secs();
+        (address.ip().to_string(), address.port(), state.name(), seconds, tally.into_iter().collect())
+    }
+
+    fn proxies(upstreams: Vec<Upstream>, trust: Option<&Trust>) -> Result<Vec<Proxy>, Error> {
+        upstreams.into_iter().map(|upstream| upstream.proxy(trust)).collect()
     }
 
     /// Give whom to trust as an https:// proxy; None where there is none.

@@ -4,9 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::auth::Why;
+use crate::health::Event;
 use crate::mistrust;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
+
+/// What a proxy has not done in time that takes no connection; all other time-outs are of one that does.
+pub const ACCEPT: &str = "did not accept a connection";
 
 /// Why no proxy carried a connection.
 #[derive(Debug)]
@@ -29,6 +33,10 @@ pub enum Refusal {
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
     Memory,
+    /// To a virtual address that no name has.
+    Nameless,
+    /// DNS over TLS, whose answers could not be virtual addresses.
+    OverTls,
 }
 
 impl Refusal {
@@ -52,15 +60,38 @@ impl Refusal {
         mistrust::words(error).map_or(Refusal::Closed, Refusal::Tls)
     }
 
-    /// Say whether another proxy might do better.
-    pub fn is_worth_another_proxy(&self) -> bool {
-        !matches!(self, Refusal::Descriptors(_) | Refusal::Memory)
+    /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
+    /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
+    pub fn goes_on(&self, policy_too: bool) -> bool {
+        match self {
+            Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
+            Refusal::Status(..) => policy_too,
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => false,
+            Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => {
+                true
+            }
+        }
     }
 
-    /// Say whether it is the proxy itself that is out of order.
-    pub fn is_of_the_proxy(&self) -> bool {
-        use Refusal as R;
-        matches!(self, R::Unreachable(_) | R::Timeout(_) | R::Garbage(_) | R::Closed | R::Tls(_))
+    /// Say whether a proxy has answered.
+    pub fn is_an_answer(&self) -> bool {
+        matches!(self, Refusal::Status(..) | Refusal::Credentials { .. })
+    }
+
+    /// Say whether the proxy wants other credentials; 401 is what tinyproxy says to wrong ones.
+    pub fn is_of_credentials(&self) -> bool {
+        matches!(self, Refusal::Status(401 | 407, _) | Refusal::Credentials { .. })
+    }
+
+    /// Give what it tells about the proxy's health.
+    pub fn event(&self) -> Option<Event> {
+        match self {
+            Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
+            Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => Some(Event::Faulty),
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => None,
+            Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
+        }
     }
 
     /// Say whether a person has been told already.
@@ -81,6 +112,8 @@ impl Refusal {
             Refusal::Credentials { status, .. } => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
+            Refusal::Nameless => &stats.refused_nameless,
+            Refusal::OverTls => &stats.refused_dns_over_tls,
         }
     }
 
@@ -99,6 +132,8 @@ impl Refusal {
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
             Refusal::Memory => "memory",
+            Refusal::Nameless => "nameless",
+            Refusal::OverTls => "over-tls",
         }
     }
 
@@ -120,6 +155,8 @@ impl Refusal {
             }
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
+            Refusal::Nameless => format!("no name is known for {target}: its program must ask for the address again"),
+            Refusal::OverTls => format!("{target} was refused: DNS over TLS cannot give virtual addresses"),
         }
     }
 }

@@ -118,6 +118,16 @@ impl Upstream {
         }
     }
 
+    /// Say whether the connect is over, without sending anything: nothing can be sent before that, not even no byte.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        self.outcome()?;
+        match send(&self.fd, &[]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Go on with the handshake of TLS, on a socket that is connected; says whether it is over. `ready` is what is left.
     pub fn shake_hands(&mut self, ready: &mut Ready) -> io::Result<bool> {
         let Upstream { fd, tls: Some(tls) } = self else { return Ok(true) };

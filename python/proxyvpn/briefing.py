@@ -10,13 +10,19 @@ import unicodedata
 
 from proxyvpn import tlsfiles
 from proxyvpn.messages import Start, Upstream
+from proxyvpn.names import VIRTUAL
 from proxyvpn.options import Options
 from proxyvpn.reach import Place
+from proxyvpn.state import StateDir
 
 
-def start(options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...]) -> Start:
+def start(
+    options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...], has_resolvers: bool = False
+) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
-    return Start(upstreams(options, places), uid, files)
+    ports = tuple(sorted({proxy.port for proxy in options.proxies}))
+    told = upstreams(options, places)
+    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
@@ -24,7 +30,7 @@ def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ..
     return tuple(_upstream(options, place) for place in places)
 
 
-def files(options: Options) -> dict[str, int]:
+def files(options: Options, state: StateDir) -> dict[str, int]:
     """Open what the worker is to have. Raises what cannot be opened."""
     opened: dict[str, int] = {}
     if any(proxy.tls for proxy in options.proxies):
@@ -33,6 +39,8 @@ def files(options: Options) -> dict[str, int]:
         if tls.cert:
             contents["identity"] = tlsfiles.identity(tls.cert, tls.key)
         opened |= {name: tlsfiles.sealed(name, content) for name, content in contents.items()}
+    if options.names.mode == VIRTUAL:
+        opened["names"] = state.names()
     return opened
 
 

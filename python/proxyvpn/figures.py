@@ -16,11 +16,15 @@ _UNDER: Final = "connect_under_"
 
 _PLACES: Final[dict[str, tuple[str, ...]]] = {
     "proxy_failovers": ("proxies", "failovers"),
+    "proxy_races": ("proxies", "races"),
+    "proxies_lost": ("proxies", "lost"),
     "unknown_segments": ("packets", "unknown_segments"),
     "not_tcp": ("packets", "not_tcp"),
     "bad_packets": ("packets", "bad"),
+    "names_now": ("dns", "names", "now"),
+    "names_unwritten": ("dns", "names", "unwritten"),
 }
-_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes")
+_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes", "dns")
 
 _REASONS: Final = {
     "refused_unreachable": "without a connection to the proxy",
@@ -31,7 +35,11 @@ _REASONS: Final = {
     "refused_credentials": "for want of credentials",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
+    "refused_nameless": "to virtual addresses that no name has",
+    "refused_dns_over_tls": "to port 853, with virtual names",
 }
+_FAILURES: Final = ("unreachable", "timeout", "garbage", "tls", "closed")
+"""Counters of one proxy: connects that failed by its fault."""
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",
     "flows_asking_now": "waiting for its answer",
@@ -113,6 +121,17 @@ def states_line(counters: Counters) -> str:
     return ", ".join(f"{value} {words}" for words, value in found)
 
 
+def names_line(counters: Counters) -> str:
+    """Say how many questions about names there were, and what became of those that were not answered."""
+    if not counters.get("dns_questions"):
+        return ""
+    failed, unwritten = counters.get("dns_failed", 0), counters.get("names_unwritten", 0)
+    parts = [f"{counters['dns_questions']} questions, {counters.get('names_now', 0)} have a virtual address"]
+    parts += [f"{failed} could not be answered"] if failed else []
+    parts += [f"{unwritten} could not be written to the state directory"] if unwritten else []
+    return ", ".join(parts)
+
+
 def connect_line(counters: Counters) -> str:
     """Say within which time half and nine of ten connects were open; empty when none was measured.
 
@@ -150,6 +169,21 @@ def warm_line(counters: Counters) -> str:
     if not made and not used:
         return ""
     return f"{used} of {made} connections that were made in advance were used, {counters.get('pool_idle_now', 0)} wait"
+
+
+def standing_line(state: str, lasting: str, counters: Counters) -> str:
+    """Say how one proxy is, for how long, and what it was asked for."""
+    count = counters.get
+    how = state if state == "up" else f"{state} for {lasting}"
+    failed = sum(count(name, 0) for name in _FAILURES)
+    said_no = sum(value for name, value in counters.items() if name.startswith("refused_"))
+    opened = count("opened", 0)
+    line = f"{how}; {count('flows_now', 0)} flows, {opened} of {count('connects', 0)} connects opened"
+    if opened:
+        line += f" in {count('connect_sum_us', 0) / opened / 1000:.0f} ms on average"
+    downs = count("downs", 0)
+    reasons = ((failed, "failed"), (said_no, "refused"), (downs, "time down" if downs == 1 else "times down"))
+    return line + "".join(f", {value} {words}" for value, words in reasons if value)
 
 
 def dropped_by_tun_line(counters: Counters) -> str:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import proxy, resolvers, schemes
+from proxyvpn import balancing, names, proxy, resolvers, schemes
+from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import UsageError
+from proxyvpn.names import DIRECTLY, Names
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
 from proxyvpn.tunnel import check_port
@@ -30,6 +32,15 @@ MOST_PROXIES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Script:
+    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched."""
+
+    text: str = field(repr=False)
+    origin: str = ""
+    mine: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Typed:
     """The arguments of `up` as they were typed; None and () mean: not given."""
 
@@ -37,6 +48,8 @@ class Typed:
     proxy_user: str | None = None
     password: str | None = None
     """What the file, the credential or the command said, not its name."""
+    names: str = "direct"
+    direct_domain: tuple[str, ...] = ()
     proxy_auth: str | None = None
     proxy_ca: str | None = None
     proxy_cert: str | None = None
@@ -45,8 +58,15 @@ class Typed:
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
     inbound: tuple[str, ...] = ()
+    exclude_user: tuple[str, ...] = ()
+    exclude_cgroup: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
+    script: Script | None = None
+    """What `--proxy pac:…` led to; the proxies that it names are then among `proxy`."""
+    balance: str | None = None
+    health_check: str | None = None
+    failover_on_refusal: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where those options that were not typed are from, in words; and `password`."""
 
@@ -68,15 +88,23 @@ class Options:
 
     proxies: tuple[Proxy, ...]
     source: str = ""
+    names: Names = DIRECTLY
     tls: TlsFiles = TlsFiles()
     dns: tuple[IPAddress, ...] = ()
+    """Those that are asked past the tunnel."""
     allow_dns: tuple[IPAddress, ...] = ()
     bypass: tuple[IPNetwork, ...] = ()
     inbound: tuple[int, ...] = ()
     """UDP ports."""
+    exclude_users: tuple[str, ...] = ()
+    exclude_cgroups: tuple[str, ...] = ()
+    """As they were typed: what they mean is looked up when it is needed (exclusion.py)."""
     killswitch: bool = False
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
+    script: Script | None = None
+    """A PAC file, which chooses among `proxies` for each connection."""
+    balancing: Balancing = PLAIN
     warnings: tuple[str, ...] = ()
 
 
@@ -93,7 +121,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
     if typed.proxy_auth is not None:
         wanted = schemes.parse(typed.proxy_auth)
         proxies = tuple(schemes.apply(wanted, each) for each in proxies)
-    if len(proxies) > MOST_PROXIES:
+    if len(proxies) > MOST_PROXIES and typed.script is None:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and password is None and any(each.password for each in proxies):
         warnings = (_visible("--proxy"),)
@@ -102,16 +130,22 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
     inbound = tuple(dict.fromkeys(_udp_port(text) for text in typed.inbound))
     if inbound and not typed.killswitch:
         warnings = (*warnings, "--inbound changes nothing without --killswitch: UDP is left alone")
+    how, dns = names.read(typed.names, typed.direct_domain, typed.dns)
     return Options(
         proxies=proxies,
         source=source,
+        names=how,
+        dns=dns,
         tls=tls,
-        dns=tuple(resolvers.parse_address(text, "--dns") for text in typed.dns),
         allow_dns=tuple(resolvers.parse_address(text, "--allow-dns") for text in typed.allow_dns),
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
         inbound=inbound,
+        exclude_users=tuple(dict.fromkeys(typed.exclude_user)),
+        exclude_cgroups=tuple(dict.fromkeys(typed.exclude_cgroup)),
         killswitch=typed.killswitch,
         confirm=typed.confirm or 0,
+        script=typed.script,
+        balancing=balancing.read(typed.balance, typed.health_check, typed.failover_on_refusal),
         warnings=warnings,
     )
 

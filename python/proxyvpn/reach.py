@@ -18,7 +18,7 @@ from typing import Final
 
 from proxyvpn.errors import ProxyUnreachable, ProxyvpnError
 from proxyvpn.plan import Endpoint, IPAddress
-from proxyvpn.proxy import Proxy, on_this_machine, refuse_address
+from proxyvpn.proxy import Proxy, refuse_address
 from proxyvpn.tunnel import MOST_PROXIES
 
 LIMIT: Final = 10.0
@@ -56,7 +56,18 @@ def resolve(proxies: tuple[Proxy, ...], stop: int) -> tuple[Place, ...]:
     once: dict[Endpoint, Place] = {}
     for place in places:
         once.setdefault(place.endpoint, place)
-    return tuple(once.values())[:MOST_PROXIES]
+    return fairly(tuple(once.values()))
+
+
+def fairly(places: tuple[Place, ...]) -> tuple[Place, ...]:
+    """Give as many of `places` as a tunnel may have, in order: each proxy keeps one before another has two."""
+    ranks: list[int] = []
+    count: dict[Proxy, int] = {}
+    for place in places:
+        count[place.proxy] = count.get(place.proxy, 0) + 1
+        ranks.append(count[place.proxy])
+    kept = sorted(range(len(places)), key=lambda number: (ranks[number], number))[:MOST_PROXIES]
+    return tuple(places[number] for number in sorted(kept))
 
 
 class _Lookup:
@@ -127,9 +138,9 @@ def attempt(places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> Place
             for fd in [fd for fd in waiting if fd in ready]:
                 place, sock = waiting.pop(fd)
                 problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if not problem:
-                    return _reached(place, sock)
                 sock.close()
+                if not problem:
+                    return place
                 reasons.append(f"{place.endpoint.address}: {os.strerror(problem)}")
     finally:
         for _, sock in waiting.values():
@@ -156,14 +167,6 @@ def _begin_connect(endpoint: Endpoint) -> tuple[socket.socket | None, str]:
         sock.close()
         return None, error.strerror or str(error)
     return sock, ""
-
-
-def _reached(place: Place, sock: socket.socket) -> Place:
-    """Refuse a proxy on an address of this machine."""
-    with sock:
-        if sock.getsockname()[0] == sock.getpeername()[0]:
-            raise on_this_machine(str(place.proxy))
-    return place
 
 
 def _wait(wanted: dict[int, int], deadline: float, stop: int) -> set[int]:

@@ -126,7 +126,9 @@ fn bytes(length: usize) -> Vec<u8> {
 fn stream_comes_whole_in_pieces_and_rooms_of_any_size() {
     for version in BOTH {
         let (config, trust) = server(&["proxy.test"], version);
-        for (piece, room) in [(1, 70_000), (7, 100), (1460, 65_536), (100_000, 5), (100_000, 16_384), (1 << 20, 1 << 20)] {
+        for (piece, room) in
+            [(1, 70_000), (7, 100), (1460, 65_536), (100_000, 5), (100_000, 16_384), (1 << 20, 1 << 20)]
+        {
             let mut pair = Pair::new(&config, &trust, "proxy.test", piece);
             pair.open().unwrap();
             let sent = bytes(if piece == 1 { 40_000 } else { 300_000 });

@@ -11,8 +11,10 @@ import pytest
 from tests.unit.test_plan import PROXIES, RESOLVERS, a_tunnel
 
 from proxyvpn import messages
+from proxyvpn.balancing import Balancing
 from proxyvpn.errors import ProtocolError
-from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Start, Status, Upstream, decode, encode
+from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Standing, Start, Status, Upstream, decode, encode
+from proxyvpn.names import Names, Resolver
 from proxyvpn.plan import Endpoint
 
 SOME: dict[Any, Any] = {
@@ -22,13 +24,17 @@ SOME: dict[Any, Any] = {
     bytes: b"\x00\xff",
     dict[str, int]: {"flows_now": 3},
     tuple[str, ...]: ("one", "two"),
+    tuple[int, ...]: (80, 3128),
     tuple[Upstream, ...]: (Upstream(PROXIES[0], "proxy.example", True, "ann", b"x", ("basic",), True),),
     tuple[Outcome, ...]: (Outcome(0, "407", "no"),),
+    tuple[Standing, ...]: (Standing(PROXIES[0], "down", 7, {"connects": 9}, "http://proxy.example:3128"),),
+    Balancing: Balancing("destination", "check.example", 443, True),
     tuple[Endpoint, ...]: PROXIES,
     IPv4Address | IPv6Address: RESOLVERS[0],
     tuple[IPv4Address | IPv6Address, ...]: RESOLVERS,
     tuple[IPv4Network | IPv6Network, ...]: (),
     type(a_tunnel()): a_tunnel(),
+    Names: Names("proxy", ("corp.example",), (Resolver("dns.example", 443, "/dns-query"),)),
 }
 EVERY = [
     kind(**{name: SOME[hint] for name, hint in typing.get_type_hints(kind).items()})
@@ -95,7 +101,7 @@ def test_a_packet_that_is_no_message_is_refused(packet: bytes) -> None:
     "changed",
     [
         {"proxies": []},
-        {"proxies": [{"address": "127.0.0.1", "port": 80}]},
+        {"proxies": [{"address": "0.0.0.0", "port": 80}]},
         {"proxies": [{"address": "192.0.2.1", "port": 0}]},
         {"proxies": [{"address": "192.0.2.1", "port": True}]},
         {"proxies": [{"address": "192.0.2.01", "port": 80}]},

@@ -30,6 +30,7 @@ from proxyvpn.messages import (
     Refused,
     Replace,
     Replaced,
+    Standing,
     Start,
     Tried,
     Try,
@@ -45,6 +46,7 @@ START = Start(
     ),
     uid=65519,
     files=("names",),
+    ports=(80, 8080),
 )
 
 
@@ -84,6 +86,9 @@ class FakeStack:
 
     def counters(self) -> dict[str, int]:
         return {"flows_open_now": 3}
+
+    def standings(self) -> list[tuple[str, int, str, int, dict[str, int]]]:
+        return [("192.0.2.7", 3128, "down", 9, {"connects": 4})]
 
     def attempt(self, target: tuple[str, int] | None, /) -> None:
         self.outcomes = [(0, "ok", str(target))]
@@ -180,7 +185,7 @@ def test_privilege_goes_before_the_sandbox_and_both_before_the_first_packet() ->
     running = Running()
     assert running.start().sandbox == ("no Landlock",)  # type: ignore[union-attr]
     assert [step.split()[0] for step in running.done] == ["drop", "sandbox", "stack"]
-    assert running.done[:2] == ["drop 65519", "sandbox [80, 3128]"]
+    assert running.done[:2] == ["drop 65519", "sandbox [80, 3128, 8080]"]
     assert running.done[2] == "stack proxy.example ['names']"
     assert (running.carry(), running.stack.carried) == (Carrying(), 1)
     assert running.end() is Exit.OK
@@ -203,7 +208,8 @@ def test_counters_are_given_when_asked() -> None:
     running = Running()
     running.start()
     running.channel.send(Count())
-    assert running.answer() == Counters({"flows_open_now": 3})
+    standing = Standing(Endpoint(ip_address("192.0.2.7"), 3128), "down", 9, {"connects": 4})
+    assert running.answer() == Counters({"flows_open_now": 3}, (standing,))
     assert running.end() is Exit.OK
 
 
