@@ -13,6 +13,8 @@ mod counters;
 mod ends;
 mod epoll;
 mod found;
+mod front;
+mod fronted;
 mod healing;
 mod hole;
 mod hostile;
