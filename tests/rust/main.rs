@@ -23,6 +23,7 @@ mod naming;
 mod opening;
 mod program;
 mod resets;
+mod resolving;
 mod scripted;
 mod segments;
 mod several;

@@ -14,6 +14,7 @@ use _tunstack::device::Device;
 use _tunstack::login::Login;
 use _tunstack::means::Means;
 use _tunstack::names::Names;
+use _tunstack::naming::Resolver;
 use _tunstack::roster::{Policy, Roster};
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
@@ -188,8 +189,8 @@ impl World {
     }
 
     /// Let the stack resolve names.
-    pub fn open_desk(&mut self, names: Names) {
-        self.stack.open_desk(names);
+    pub fn open_desk(&mut self, names: Names, resolvers: &[Resolver]) {
+        self.stack.open_desk(names, resolvers.into());
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
@@ -231,11 +232,11 @@ impl World {
 
     /// Take the next wish for a token, which is `content`; give its number.
     pub fn wish(&mut self, content: &[u8]) -> u64 {
-        self.wish_for("token", content)
+        self.wish_of("token", content)
     }
 
-    /// Take the next wish, which is for a `kind` and says this; give its number.
-    pub fn wish_for(&mut self, kind: &str, content: &[u8]) -> u64 {
+    /// Take the next wish, which is of this kind and `content`; give its number.
+    pub fn wish_of(&mut self, kind: &str, content: &[u8]) -> u64 {
         let mut taken = Vec::new();
         self.until("a wish", |world| {
             taken = world.outside.wishes.take(1);
@@ -252,9 +253,14 @@ impl World {
 
     /// Answer wish `number`, whatever that is.
     pub fn give(&mut self, number: u64, grant: Grant) {
+        self.answer_wish(number, grant);
+        self.step();
+    }
+
+    /// Grant a wish with a descriptor, or refuse it.
+    pub fn answer_wish(&mut self, number: u64, grant: Grant) {
         self.outside.grants.put(number, grant);
         self.stack.take_grants();
-        self.step();
     }
 
     /// Open a connection through the proxy: the program's end and the proxy's.
