@@ -26,6 +26,8 @@ use crate::upstreams::Upstreams;
 /// For all connects of one approach together; less for one that comes late in it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+/// For the handshake of TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a token; whoever makes it has a shorter limit.
@@ -40,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub enum Stage {
     /// Connecting to it.
     Dialing,
+    /// Beginning TLS with it.
+    Securing,
     /// The request is on its way, or its reply is, or a token for it.
     Asking,
 }
@@ -189,6 +193,9 @@ impl Approach {
         if self.stage == Stage::Dialing {
             self.await_connect(now, upstreams);
         }
+        if self.stage == Stage::Securing {
+            self.secure(now, upstreams);
+        }
         if self.stage == Stage::Asking && !self.is_granted {
             self.ask(now, upstreams);
         }
@@ -208,6 +215,7 @@ impl Approach {
     fn lateness(&self) -> Refusal {
         match self.stage {
             Stage::Dialing => Refusal::Timeout(refusal::ACCEPT),
+            Stage::Securing => Refusal::Timeout("did not come to an end with the TLS handshake"),
             Stage::Asking if self.fetching.is_some() => {
                 self.refusal_for(Why::Broken("no token for it could be had in time".to_owned()))
             }
@@ -390,10 +398,30 @@ impl Approach {
             return;
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
-            Some(Ok(())) if self.fetching.is_some() => self.is_connected(TOKEN_TIMEOUT, now, upstreams),
-            Some(Ok(())) => self.send_request(now, upstreams),
+            Some(Ok(())) if self.upstream.as_ref().is_some_and(Upstream::is_open) => self.can_ask(now, upstreams),
+            Some(Ok(())) => {
+                self.stage = Stage::Securing;
+                self.deadline = Some(now + HANDSHAKE_TIMEOUT);
+            }
             Some(Err(error)) => self.fail(Refusal::of_dial(error), now, upstreams),
             None => {}
+        }
+    }
+
+    fn secure(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let Some(upstream) = &mut self.upstream else { return };
+        match upstream.shake_hands(&mut self.ready) {
+            Ok(true) => self.can_ask(now, upstreams),
+            Ok(false) => {}
+            Err(error) => self.fail(Refusal::of_handshake(&error), now, upstreams),
+        }
+    }
+
+    fn can_ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        if self.fetching.is_some() {
+            self.is_connected(TOKEN_TIMEOUT, now, upstreams);
+        } else {
+            self.send_request(now, upstreams);
         }
     }
 
@@ -419,9 +447,9 @@ impl Approach {
     }
 
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let Some(upstream) = &self.upstream else { return };
+        let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.is_open()) else { return };
         match self.attempt.send(upstream, &mut self.ready) {
-            Ok(true) if self.stage == Stage::Dialing => self.is_connected(REPLY_TIMEOUT, now, upstreams),
+            Ok(true) if self.stage != Stage::Asking => self.is_connected(REPLY_TIMEOUT, now, upstreams),
             Ok(_) => {}
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
@@ -431,14 +459,14 @@ impl Approach {
 
     fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
         loop {
-            let Some(upstream) = &self.upstream else { return };
+            let Some(upstream) = &mut self.upstream else { return };
             if self.attempt.needs_another(upstream) {
                 return self.dial_again(now, upstreams);
             }
             if self.ready.writable && self.attempt.is_unsent() {
                 self.send_request(now, upstreams);
             }
-            let Some(upstream) = &self.upstream else { return };
+            let Some(upstream) = &mut self.upstream else { return };
             match self.attempt.read(upstream, &mut self.ready, now) {
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Free | Heard::Spent) => {}
@@ -448,7 +476,7 @@ impl Approach {
                 }
                 Err(refusal) => return self.fail(refusal, now, upstreams),
             }
-            if self.is_granted || self.refused.is_some() || self.stage == Stage::Dialing {
+            if self.is_granted || self.refused.is_some() || self.stage != Stage::Asking {
                 return;
             }
         }
@@ -502,5 +530,41 @@ impl Approach {
             upstreams.note_refusal(refusal, &self.attempt.target, used.standing.address, now);
         }
         upstreams.note_change(used.refused(refusal, now), &used.standing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::login::Known;
+    use crate::means::Scheme;
+    use crate::upstreams::Proxy;
+
+    /// An approach to a proxy that is known to want a token, which does not come.
+    fn wishing(now: Instant) -> (TcpListener, Upstreams, Approach) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy::plain(listener.local_addr().unwrap());
+        proxy.login.memory().known = Some(Known::Tokens(Scheme::Negotiate));
+        let mut upstreams = Upstreams::new(vec![proxy], Arc::default(), Arc::default());
+        let approach = Approach::begin(Target::parse("192.0.2.1", 443).unwrap(), now, &mut upstreams);
+        assert!(approach.is_wishing() && upstreams.wishes.waiting() == 1);
+        (listener, upstreams, approach)
+    }
+
+    #[test]
+    fn approach_that_is_given_up_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        approach.forget(&mut upstreams);
+        assert_eq!((approach.is_wishing(), upstreams.wishes.waiting()), (false, 0));
+    }
+
+    #[test]
+    fn approach_that_fails_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        assert!(matches!(approach.serve(Instant::from_secs(60), &mut upstreams), Progress::Refused(_)));
+        assert_eq!(upstreams.wishes.waiting(), 0);
     }
 }

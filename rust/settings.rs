@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::balance::Balance;
 use crate::error::Error;
 use crate::means::Scheme;
+use crate::naming::Naming;
 use crate::roster::Policy;
 use crate::target::Target;
 use crate::upstreams::{Proxy, share_logins};
@@ -16,6 +17,8 @@ use crate::upstreams::{Proxy, share_logins};
 pub struct Settings {
     pub proxies: Vec<Proxy>,
     pub policy: Policy,
+    /// None where names are resolved outside the tunnel.
+    pub naming: Option<Naming>,
 }
 
 impl Settings {
@@ -25,7 +28,7 @@ impl Settings {
         if proxies.is_empty() {
             return Err(Error::Setting("at least one proxy is needed".to_owned()));
         }
-        Ok(Settings { proxies, policy })
+        Ok(Settings { proxies, policy, naming: None })
     }
 }
 

@@ -27,13 +27,15 @@ from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
 from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable, ProxyvpnError, RolledBack
+from proxyvpn.exclusion import NOBODY, Excluded
 from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Counters, Down, Report, Standing, Update
 from proxyvpn.options import Options
-from proxyvpn.plan import IPAddress, Tunnel
+from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 from proxyvpn.reach import Interrupted, Place
 from proxyvpn.renewal import Found, Renewal
 from proxyvpn.resolvers import Resolvers
 from proxyvpn.state import VERSION, Record, StateDir
+from proxyvpn.tunnel import MOST_PROXIES
 from proxyvpn.wishes import Wishes
 from proxyvpn.world import World
 
@@ -60,7 +62,8 @@ def dry_run(options: Options, world: World) -> tuple[str, ...]:
     chosen = _resolvers(options, world.read)
     for warning in chosen.warnings:
         world.say(warning)
-    tunnel = _tunnel(options, world.resolve(options, world.stop), chosen, world.identity.queues)
+    places = world.resolve(options, world.stop)
+    tunnel = _tunnel(options, places, chosen, world.identity.queues, world.exclude(options, places))
     return tuple(step.text for step in plan.steps(tunnel, world.host()))
 
 
@@ -78,13 +81,16 @@ class Life:
         self._asked_to_end: Channel | None = None
         self._places: tuple[Place, ...] = ()
         self._resolvers = Resolvers(())
+        self._excluded = NOBODY
         self._confirming = Confirming(0, 0.0)
         self._renewal: Renewal | None = None
         self._unconfirmed = False
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
-        self._wishes = Wishes({direct.KIND: direct.Direct(self._dial), **world.providers(options)})
+        self._wishes = Wishes(
+            {direct.KIND: direct.Direct(self._dial, self._direct_resolvers), **world.providers(options)}
+        )
         self._helper = world.helper()
         self._worker = world.worker()
 
@@ -124,7 +130,7 @@ class Life:
             world.say(f"the worker's sandbox is weaker here: {line}")
         if trial.is_needed(self._places) or world.ticket:
             trial.run(self._worker, self._wishes, self._places, world.stop)
-        tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues)
+        tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues, self._excluded)
         self._write_record(tunnel)
         self._check_signals()
         ifname, queues = self._open(tunnel)
@@ -146,12 +152,15 @@ class Life:
         try:
             self._places = world.resolve(self._options, world.stop)
             world.attempt(self._places, world.stop)
+            self._excluded = world.exclude(self._options, self._places)
             left = self._helper.status()
         except ProxyvpnError as error:
             if isinstance(error, ProxyUnreachable) and self._helper.status().locked:
                 advice = "a killswitch left behind may be in the way: `proxyvpn teardown` opens it"
                 raise ProxyUnreachable(error.what, error.why, advice) from error
             raise
+        for note in self._excluded.notes:
+            world.say(note)
         self._was_locked = left.locked
         if left.locked:
             going_on = (
@@ -176,9 +185,9 @@ class Life:
             raise
 
     def _prepare_worker(self) -> None:
-        files = briefing.files(self._options)
+        files = briefing.files(self._options, self._state)
         uid = self._world.identity.worker_uid
-        start = briefing.start(self._options, self._places, uid, tuple(files))
+        start = briefing.start(self._options, self._places, uid, tuple(files), bool(self._resolvers.addresses))
         self._weaker = self._worker.prepare(start, tuple(files.values()))
 
     def _write_record(self, tunnel: Tunnel) -> None:
@@ -273,6 +282,9 @@ class Life:
             with contextlib.suppress(ChildGone):
                 self._worker.grant(grant, fds)
 
+    def _direct_resolvers(self) -> tuple[IPAddress, ...]:
+        return self._resolvers.addresses
+
     def _dial(self, address: IPAddress, port: int) -> int:
         """Let the helper of now connect past the tunnel."""
         return self._helper.dial(address, port)
@@ -318,6 +330,7 @@ class Life:
             notes=notes,
             counters=counters.values,
             standings=self._named(counters.standings),
+            names=self._options.names,
         )
 
     def _counters(self) -> tuple[Counters, tuple[str, ...]]:
@@ -368,7 +381,8 @@ class Life:
             return
         self._resolvers = found
         names = tuple(map(str, found.addresses))
-        self._world.say(f"resolvers changed: DNS goes directly to {', '.join(names)}")
+        which = "names of direct domains go" if self._options.names.are_captured else "DNS goes directly"
+        self._world.say(f"resolvers changed: {which} to {', '.join(names)}")
         self._update()
         self._save(resolvers=names)
 
@@ -396,7 +410,7 @@ class Life:
 
     def _update(self) -> None:
         """Let the firewall know the resolvers and proxies of now."""
-        self._helper.update(Update(self._resolvers.addresses, tuple(place.endpoint for place in self._places)))
+        self._helper.update(Update(self._resolvers.addresses, _endpoints(self._places, self._excluded)))
 
     # Down.
 
@@ -458,18 +472,29 @@ class Life:
 
 def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:
     etc, systemd = ("", "") if options.dns else (read(resolvers.RESOLV_CONF), read(resolvers.SYSTEMD_RESOLV_CONF))
-    return resolvers.choose(etc, systemd, options.dns, options.allow_dns)
+    return resolvers.choose(etc, systemd, options.dns, options.allow_dns, options.names.are_captured)
 
 
-def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queues: int) -> Tunnel:
+def _tunnel(
+    options: Options, places: tuple[Place, ...], chosen: Resolvers, queues: int, excluded: Excluded = NOBODY
+) -> Tunnel:
     return Tunnel(
-        proxies=tuple(place.endpoint for place in places),
+        proxies=_endpoints(places, excluded),
         resolvers=chosen.addresses,
         bypass=options.bypass,
         killswitch=options.killswitch,
         queues=queues,
         inbound=options.inbound,
+        names=options.names.mode,
+        excluded_users=excluded.users,
+        excluded_cgroups=excluded.cgroups,
     )
+
+
+def _endpoints(places: tuple[Place, ...], excluded: Excluded) -> tuple[Endpoint, ...]:
+    """Give where proxies are reached, those in containers behind a published port as well."""
+    found = (*(place.endpoint for place in places), *excluded.behind)
+    return tuple(dict.fromkeys(found))[:MOST_PROXIES]
 
 
 def _locked(error: ProxyvpnError) -> MachineLocked:

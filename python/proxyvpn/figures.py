@@ -21,19 +21,24 @@ _PLACES: Final[dict[str, tuple[str, ...]]] = {
     "unknown_segments": ("packets", "unknown_segments"),
     "not_tcp": ("packets", "not_tcp"),
     "bad_packets": ("packets", "bad"),
+    "names_now": ("dns", "names", "now"),
+    "names_unwritten": ("dns", "names", "unwritten"),
 }
-_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes")
+_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes", "dns")
 
 _REASONS: Final = {
     "refused_unreachable": "without a connection to the proxy",
     "refused_timeout": "timed out",
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
+    "refused_tls": "no TLS with the proxy",
     "refused_credentials": "for want of credentials",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
+    "refused_nameless": "to virtual addresses that no name has",
+    "refused_dns_over_tls": "to port 853, with virtual names",
 }
-_FAILURES: Final = ("unreachable", "timeout", "garbage", "closed")
+_FAILURES: Final = ("unreachable", "timeout", "garbage", "tls", "closed")
 """Counters of one proxy: connects that failed by its fault."""
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",
@@ -114,6 +119,17 @@ def states_line(counters: Counters) -> str:
     if [words for words, _ in found] in ([], ["open"]):
         return ""
     return ", ".join(f"{value} {words}" for words, value in found)
+
+
+def names_line(counters: Counters) -> str:
+    """Say how many questions about names there were, and what became of those that were not answered."""
+    if not counters.get("dns_questions"):
+        return ""
+    failed, unwritten = counters.get("dns_failed", 0), counters.get("names_unwritten", 0)
+    parts = [f"{counters['dns_questions']} questions, {counters.get('names_now', 0)} have a virtual address"]
+    parts += [f"{failed} could not be answered"] if failed else []
+    parts += [f"{unwritten} could not be written to the state directory"] if unwritten else []
+    return ", ".join(parts)
 
 
 def connect_line(counters: Counters) -> str:

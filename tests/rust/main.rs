@@ -16,6 +16,7 @@ mod healing;
 mod hole;
 mod hostile;
 mod machine;
+mod naming;
 mod opening;
 mod program;
 mod resets;

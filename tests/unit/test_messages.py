@@ -14,6 +14,7 @@ from proxyvpn import messages
 from proxyvpn.balancing import Balancing
 from proxyvpn.errors import ProtocolError
 from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Standing, Start, Status, Upstream, decode, encode
+from proxyvpn.names import Names, Resolver
 from proxyvpn.plan import Endpoint
 
 SOME: dict[Any, Any] = {
@@ -33,6 +34,7 @@ SOME: dict[Any, Any] = {
     tuple[IPv4Address | IPv6Address, ...]: RESOLVERS,
     tuple[IPv4Network | IPv6Network, ...]: (),
     type(a_tunnel()): a_tunnel(),
+    Names: Names("proxy", ("corp.example",), (Resolver("dns.example", 443, "/dns-query"),)),
 }
 EVERY = [
     kind(**{name: SOME[hint] for name, hint in typing.get_type_hints(kind).items()})
@@ -99,7 +101,7 @@ def test_a_packet_that_is_no_message_is_refused(packet: bytes) -> None:
     "changed",
     [
         {"proxies": []},
-        {"proxies": [{"address": "127.0.0.1", "port": 80}]},
+        {"proxies": [{"address": "0.0.0.0", "port": 80}]},
         {"proxies": [{"address": "192.0.2.1", "port": 0}]},
         {"proxies": [{"address": "192.0.2.1", "port": True}]},
         {"proxies": [{"address": "192.0.2.01", "port": 80}]},
