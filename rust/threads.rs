@@ -89,7 +89,8 @@ impl Threads {
         let upstreams = Upstreams::of(Arc::clone(&common.roster), self.running.len(), wishes, counted);
         let mut shared = Shared::new(upstreams, memory)?;
         if let Some(names) = names {
-            shared.open_desk(names);
+            let resolvers = self.settings.naming.as_ref().map_or(&[][..], |naming| &naming.resolvers);
+            shared.open_desk(names, resolvers.into());
         }
         let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), worker::clock());
         let run = move || {
