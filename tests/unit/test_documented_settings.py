@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.netns import corporate, fronts, kerberos, proxies
 from tests.netns.rig import MID4
 
