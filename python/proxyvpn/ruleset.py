@@ -26,14 +26,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import DIRECT, INBOUND, MARK, NFT_TABLE, TUN4, TUN6
-from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, Tunnel, collapsed
+from proxyvpn.mark import DIRECT, EXCLUDED, INBOUND, MARK, NFT_TABLE, POOL4, POOL6, TUN4, TUN6
+from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel, collapsed
 
 _SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
 _IN: Final = f"ct mark {INBOUND:#x}"
 _CAPTURED: Final = f"ct mark {MARK:#x}"
 _CAPTURE: Final = f"ct mark set {MARK:#x} meta mark set {MARK:#x}"
 _DIRECT: Final = f"meta mark {DIRECT:#x}"
+_EXCLUDED: Final = f"meta mark {EXCLUDED:#x}"
 _DNS: Final = "meta l4proto { tcp, udp } th dport 53"
 _ELEMENTS_PER_LINE: Final = 4
 _OWN: Final = "fib saddr type != unicast"
@@ -151,6 +152,8 @@ def _inet(tunnel: Tunnel, host: Host, filled: dict[str, tuple[str, ...]]) -> lis
     guard = _guard(tunnel, host) if closed else _guard_open(tunnel, host)
     lines += _chain("refuse", "type filter hook output priority filter; policy accept;", refuse)
     lines += _chain("guard", f"type filter hook postrouting priority filter; policy {policy};", guard)
+    if closed and tunnel.excluded_cgroups:
+        lines += _chain("source", "type nat hook postrouting priority srcnat; policy accept;", _source(host))
     return [*lines, "}"]
 
 
@@ -233,10 +236,11 @@ def _arrivals(tunnel: Tunnel, host: Host) -> list[str]:
 def _capture(tunnel: Tunnel, host: Host) -> list[str]:
     """TCP that this machine originates, and its DNS, where that is ours."""
     return [
+        *_leave_alone(tunnel, host),
         _of_no_interest(tunnel),
         'oifname "lo" return',
         *_only_dns_of_udp(tunnel),
-        *([f"{_DIRECT} return"] if tunnel.captures_names else []),
+        *([f"{_DIRECT} return"] if tunnel.dials else []),
         *_forget_soon(host),
         *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
         f"ct direction reply {_SYN_ACK} {_set_in()}",
@@ -249,6 +253,35 @@ def _capture(tunnel: Tunnel, host: Host) -> list[str]:
         *_both(host, "{ip} daddr @bypass{v} return"),
         _CAPTURE,
     ]
+
+
+def _leave_alone(tunnel: Tunnel, host: Host) -> list[str]:
+    """What excluded programs send, whatever it is; only here can a packet's program be asked for.
+
+    A socket that is closed, or that the kernel keeps only for its last words, has no program any more: of TCP, the
+    connection's mark then says whose it was. A SYN always has one, so that no other program inherits that mark.
+    """
+    if not tunnel.excludes:
+        return []
+    by = [f"meta skuid {{ {_listed(tunnel.excluded_users)} }}"] if tunnel.excluded_users else []
+    for path in tunnel.excluded_cgroups:
+        if path not in host.cgroups_gone:
+            place = f"{host.cgroup_place}/" if host.cgroup_place else ""
+            by.append(f'socket cgroupv2 level {path.count("/") + 1} "{place}{path}"')
+    return [
+        f"{_EXCLUDED} meta mark set 0",
+        'oifname "lo" return',
+        *(f"{each} ct mark set {EXCLUDED:#x} meta mark set {EXCLUDED:#x} return" for each in by),
+        f"ct mark {EXCLUDED:#x} tcp flags & (syn | ack) != syn meta mark set {EXCLUDED:#x} return",
+    ]
+
+
+def _source(host: Host) -> list[str]:
+    """An excluded program that is known by its cgroup got the TUN's address: no routing rule can ask for a cgroup."""
+    return _both(
+        host,
+        f'{_EXCLUDED} oifname != {{{{ "lo", "{host.ifname}" }}}} {{ip}} saddr @tun{{v}} masquerade',
+    )
 
 
 def _of_no_interest(tunnel: Tunnel) -> str:
@@ -284,6 +317,9 @@ def _refuse(tunnel: Tunnel, host: Host) -> list[str]:
     return [
         'oifname "lo" return',
         *_circles(host),
+        *_strayed(tunnel, host, "reject with icmpx type port-unreachable"),
+        *_turned_back(tunnel, host),
+        *([f"{_EXCLUDED} return"] if tunnel.excludes else []),
         f"meta l4proto tcp meta mark {MARK:#x} return",
         *([f"udp dport 53 meta mark {MARK:#x} return"] if tunnel.captures_names else []),
         f"{_IN} return",
@@ -299,13 +335,16 @@ def _guard(tunnel: Tunnel, host: Host) -> list[str]:
     return [
         'oifname "lo" accept',
         *_into_tun(tunnel, host, "accept"),
+        *_pool(tunnel, host, f'oifname "{host.ifname}"', "accept"),
         f'oifname "{host.ifname}" counter name "dropped" drop',
+        *_strayed(tunnel, host, "drop"),
         'ip option lsrr exists counter name "dropped" drop',
         'ip option ssrr exists counter name "dropped" drop',
         *(['exthdr rt exists counter name "dropped" drop'] if host.ipv6 else []),
         f'iifname "{host.ifname}" ct direction reply accept',
         f'meta mark {MARK:#x} counter name "dropped" drop',
         f"{_IN} accept",
+        *([f"{_EXCLUDED} accept"] if tunnel.excludes else []),
         *_answers(tunnel.inbound, "accept"),
         *_allowed(tunnel, host, "accept"),
         'counter name "dropped" drop',
@@ -335,16 +374,42 @@ def _allowed(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
 
 
 def _resolvers(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
+    direct = [f"meta l4proto tcp {_DIRECT} {verdict}"] if tunnel.dials else []
     if not tunnel.captures_names:
-        return _both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}")
+        dns = f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}"
+        return [*direct, *_both(host, dns)]
     refused = "drop" if verdict == "accept" else "reject with icmpx type port-unreachable"
-    return [f"meta l4proto tcp {_DIRECT} {verdict}", f'{_DNS} counter name "dropped" {refused}']
+    return [*direct, f'{_DNS} counter name "dropped" {refused}']
 
 
 def _into_tun(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
-    """What may enter the TUN."""
+    """What may enter the TUN: nothing of excluded programs, whose traffic would come back to them."""
+    circling = [f'oifname "{host.ifname}" {_EXCLUDED} counter name "dropped" drop'] if tunnel.excludes else []
     dns = [f'oifname "{host.ifname}" udp dport 53 {verdict}'] if tunnel.captures_names else []
-    return [f'oifname "{host.ifname}" meta l4proto tcp {verdict}', *dns]
+    return [*(circling if verdict == "accept" else []), f'oifname "{host.ifname}" meta l4proto tcp {verdict}', *dns]
+
+
+def _turned_back(tunnel: Tunnel, host: Host) -> list[str]:
+    """A virtual address that an excluded program was told by another (a stub resolver) leads it nowhere."""
+    if not tunnel.excludes:
+        return []
+    return _pool(tunnel, host, _EXCLUDED, 'counter name "dropped" reject with icmpx type port-unreachable')
+
+
+def _strayed(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
+    """What is sent to a virtual address by another device, which a program may have bound itself to."""
+    return _pool(tunnel, host, f'oifname != {{ "lo", "{host.ifname}" }}', f'counter name "dropped" {verdict}')
+
+
+def _pool(tunnel: Tunnel, host: Host, by: str, verdict: str) -> list[str]:
+    """What is sent to a virtual address. Of containers all of it enters the TUN, where the worker refuses it."""
+    if not tunnel.captures_names:
+        return []
+    return [f"{by} {'ip' if pool.version == 4 else 'ip6'} daddr {pool} {verdict}" for pool in _pools(host)]
+
+
+def _pools(host: Host) -> tuple[IPNetwork, ...]:
+    return (POOL4, POOL6) if host.ipv6 else (POOL4,)
 
 
 def _icmpv6(verdict: str) -> list[str]:
@@ -361,10 +426,17 @@ def _refuse_open(tunnel: Tunnel, host: Host) -> list[str]:
     """Without the killswitch nothing is held back but what a program sends into the TUN on purpose."""
     return [
         *_circles(host),
+        *_strayed(tunnel, host, "reject with icmpx type port-unreachable"),
+        *_turned_back(tunnel, host),
         *_into_tun(tunnel, host, "return")[1:],
         f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable',
     ]
 
 
 def _guard_open(tunnel: Tunnel, host: Host) -> list[str]:
-    return [*_into_tun(tunnel, host, "accept"), f'oifname "{host.ifname}" counter name "dropped" drop']
+    return [
+        *_into_tun(tunnel, host, "accept"),
+        *_pool(tunnel, host, f'oifname "{host.ifname}"', "accept"),
+        f'oifname "{host.ifname}" counter name "dropped" drop',
+        *_strayed(tunnel, host, "drop"),
+    ]

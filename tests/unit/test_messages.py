@@ -24,6 +24,7 @@ SOME: dict[Any, Any] = {
     bytes: b"\x00\xff",
     dict[str, int]: {"flows_now": 3},
     tuple[str, ...]: ("one", "two"),
+    tuple[int, ...]: (80, 3128),
     tuple[Upstream, ...]: (Upstream(PROXIES[0], "proxy.example", True, "ann", b"x", ("basic",), True),),
     tuple[Outcome, ...]: (Outcome(0, "407", "no"),),
     tuple[Standing, ...]: (Standing(PROXIES[0], "down", 7, {"connects": 9}, "http://proxy.example:3128"),),
@@ -100,7 +101,7 @@ def test_a_packet_that_is_no_message_is_refused(packet: bytes) -> None:
     "changed",
     [
         {"proxies": []},
-        {"proxies": [{"address": "127.0.0.1", "port": 80}]},
+        {"proxies": [{"address": "0.0.0.0", "port": 80}]},
         {"proxies": [{"address": "192.0.2.1", "port": 0}]},
         {"proxies": [{"address": "192.0.2.1", "port": True}]},
         {"proxies": [{"address": "192.0.2.01", "port": 80}]},
