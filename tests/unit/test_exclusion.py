@@ -112,7 +112,7 @@ def test_address_of_this_machine_is_known() -> None:
 
 
 def test_published_port_tells_of_its_container() -> None:
-    words = ("/usr/bin/docker-proxy", "-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "3128")
+    words: tuple[str, ...] = ("/usr/bin/docker-proxy", "-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "3128")
     words += ("-container-ip", "172.17.0.2", "-container-port", "8888", "-use-listen-fd", "")
     assert published("\0".join(words).encode()) == (3128, Endpoint(ip_address("172.17.0.2"), 8888))
     for command in (b"", b"\0", b"docker-proxy\0-host-port\x00x", b"dockerd\0-host-port\0001\0"):
@@ -135,5 +135,5 @@ def test_unknown_unit_is_an_error() -> None:
         exclusion.find((), ("no-such-unit.service",), ())
 
 
-def test_mount_of_another_kind_is_no_tree(tmp_path: object) -> None:
+def test_what_lists_no_tree_has_none() -> None:
     assert cgroups.place("/dev/null") is None
