@@ -15,7 +15,7 @@ use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::target::Target;
 use crate::token::Answer;
-use crate::upstream::{Ready, Upstream};
+use crate::upstream::{Moved, Ready, Upstream};
 use crate::upstreams::Proxy;
 
 /// A reply's header mostly fits; more comes in pieces.
@@ -130,7 +130,7 @@ impl Attempt {
 
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
         self.start_over();
-        warm.map_or_else(|| Upstream::dial(proxy.address), Ok).map_err(Refusal::of_dial)
+        warm.map_or_else(|| proxy.dial(), Ok).map_err(Refusal::of_dial)
     }
 
     /// Let the request say `authorization`.
@@ -160,19 +160,19 @@ impl Attempt {
     }
 
     /// Say whether another connection is needed, and makes sense, for what comes next.
-    pub fn needs_another(&self, upstream: &Upstream) -> bool {
+    pub fn needs_another(&self, upstream: &mut Upstream) -> bool {
         self.turn == Turn::Spent || (self.reused && self.turn == Turn::Ask && self.sent == 0 && !upstream.is_quiet())
     }
 
     /// Send what the kernel takes of the request; says whether any of it has gone, which tells that there is a
     /// connection.
-    pub fn send(&mut self, upstream: &Upstream, ready: &mut Ready) -> Result<bool, Refusal> {
+    pub fn send(&mut self, upstream: &mut Upstream, ready: &mut Ready) -> Result<bool, Refusal> {
         if self.request.is_empty() || !matches!(self.turn, Turn::Ask | Turn::Hear) {
             return Ok(false);
         }
         match upstream.send(&self.request[self.sent..]) {
             Ok(sent) => {
-                self.sent += sent;
+                self.sent += sent.bytes;
                 self.turn = Turn::Hear;
                 upstream.acknowledge_at_once(true);
             }
@@ -189,7 +189,7 @@ impl Attempt {
     }
 
     /// Read what there is of the reply.
-    pub fn read(&mut self, upstream: &Upstream, ready: &mut Ready, now: Instant) -> Result<Heard, Refusal> {
+    pub fn read(&mut self, upstream: &mut Upstream, ready: &mut Ready, now: Instant) -> Result<Heard, Refusal> {
         let mut scratch = [0; SCRATCH];
         while ready.readable && matches!(self.turn, Turn::Hear | Turn::Skip(_)) {
             let received = match upstream.receive(&mut scratch) {
@@ -197,13 +197,15 @@ impl Attempt {
                     ready.readable = false;
                     break;
                 }
-                Ok(0) | Err(_) if matches!(self.turn, Turn::Skip(_)) => return Ok(self.spend()),
-                Ok(0) | Err(_) => return Err(Refusal::Closed),
+                Ok(Moved { bytes: 0, more: true }) => continue,
+                Ok(Moved { bytes: 0, .. }) | Err(_) if matches!(self.turn, Turn::Skip(_)) => return Ok(self.spend()),
+                Ok(Moved { bytes: 0, .. }) => return Err(Refusal::Closed),
+                Err(error) => return Err(Refusal::of_reading(&error)),
                 Ok(received) => received,
             };
             // fewer than asked for: there is nothing more yet, unless the end has come (epoll(7))
-            ready.readable = received == SCRATCH || ready.hangup;
-            let heard = self.hear(&scratch[..received], now)?;
+            ready.readable = received.more || ready.hangup;
+            let heard = self.hear(&scratch[..received.bytes], now)?;
             if heard != Heard::Nothing {
                 return Ok(heard);
             }

@@ -21,7 +21,7 @@ use crate::shared::Shared;
 use crate::standing::Use;
 use crate::upstream::{Ready, Upstream};
 
-/// For each side to take what the other sent before it broke the connection.
+/// For each side to take what the other sent before it broke the connection, or ended it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to learn that its connect() has succeeded, before a RST of the proxy would make it fail after all.
 const SETTLE_TIME: Duration = Duration::from_millis(20);
@@ -241,7 +241,7 @@ impl Flow {
         self.dials = approach.dials();
         match (approach.stage(), self.phase) {
             (Stage::Asking, Phase::Dialing) => self.step(Event::Connected),
-            (Stage::Dialing, Phase::Asking) => self.step(Event::Retry),
+            (Stage::Dialing | Stage::Securing, Phase::Asking) => self.step(Event::Retry),
             _ => {}
         }
     }
@@ -260,6 +260,7 @@ impl Flow {
             Phase::Dialing | Phase::Asking => return, // the approach knows
             Phase::Severed | Phase::Draining => self.abort(),
             Phase::Open | Phase::UpstreamDone => self.abandon(shared),
+            Phase::BothDone => self.reset_upstream(), // it does not take the last bytes
             _ => {}
         }
         self.deadline = None;
@@ -313,6 +314,7 @@ impl Flow {
     // Bytes.
 
     fn relay(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) -> Served {
+        self.flush();
         let mut again = self.download(shared);
         again |= self.upload(shared);
         if self.ready.broken && self.phase == Phase::UpstreamDone {
@@ -341,11 +343,32 @@ impl Flow {
         }
     }
 
+    /// Send what TLS has taken and the kernel has not.
+    fn flush(&mut self) {
+        let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.is_pending()) else { return };
+        if !self.ready.writable {
+            return;
+        }
+        if self.phase == Phase::BothDone {
+            self.deadline = None; // it still takes some
+        }
+        match upstream.flush() {
+            Ok(all) => self.ready.writable = all,
+            // reading, which is to come to its end, tells the reason
+            Err(_) => self.ready.add(Ready { hangup: true, ..Ready::default() }),
+        }
+    }
+
+    /// Say whether the proxy has yet to get bytes that nobody else has.
+    fn is_pending(&self) -> bool {
+        self.upstream.as_ref().is_some_and(Upstream::is_pending)
+    }
+
     /// Move bytes towards the program; says whether there may be more.
     fn download(&mut self, shared: &mut Shared) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
         let upstream =
-            self.upstream.as_ref().filter(|_| matches!(self.phase, Phase::Open | Phase::ClientDone | Phase::Severed));
+            self.upstream.as_mut().filter(|_| matches!(self.phase, Phase::Open | Phase::ClientDone | Phase::Severed));
         let end = link.download(upstream, &mut self.ready, &shared.stats);
         match end {
             // the error was told when bytes could not be sent
@@ -362,7 +385,7 @@ impl Flow {
 
     /// Move bytes towards the proxy; says whether there may be more.
     fn upload(&mut self, shared: &mut Shared) -> bool {
-        let (Body::Link(link), Some(upstream)) = (&mut self.body, &self.upstream) else { return false };
+        let (Body::Link(link), Some(upstream)) = (&mut self.body, &mut self.upstream) else { return false };
         if !matches!(self.phase, Phase::Open | Phase::UpstreamDone) {
             return false;
         }
@@ -402,6 +425,7 @@ impl Flow {
         let Some(link) = self.link() else { return };
         let socket = link.socket();
         let (state, can_recv) = (socket.state(), socket.can_recv());
+        let pending = self.is_pending();
         // bytes behind a FIN, which no sane program sends and the stack takes, are for nobody
         let unread = can_recv && matches!(self.phase, Phase::Open | Phase::UpstreamDone);
         match self.phase {
@@ -409,6 +433,7 @@ impl Flow {
                 shared.stats.flows_reset_by_proxy.up();
                 self.step(Event::Sent);
             }
+            Phase::BothDone if pending => {}
             Phase::BothDone if state == State::Closed || (state == State::TimeWait && settled) => {
                 shared.stats.flows_finished.up();
                 shared.remember(&self.syn.tuple);
@@ -425,7 +450,8 @@ impl Flow {
     /// Give the time of the stack's next timer, and set the deadline of a phase that has one.
     fn next_look(&mut self, now: Instant, wire: &mut Wire) -> Option<Instant> {
         let breaking = matches!(self.phase, Phase::Severed | Phase::Draining);
-        if (breaking || self.is_over()) && self.deadline.is_none() {
+        let waits_for_proxy = self.phase == Phase::BothDone && self.is_pending();
+        if (breaking || waits_for_proxy || self.is_over()) && self.deadline.is_none() {
             self.deadline = Some(now + DRAIN_TIMEOUT);
         }
         let settled = Some(self.settled).filter(|&settled| breaking && settled > now);

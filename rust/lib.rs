@@ -29,8 +29,10 @@ pub mod lockout;
 pub mod login;
 pub mod lookups;
 pub mod means;
+pub mod mistrust;
 pub mod names;
 pub mod names_file;
+pub mod naming;
 pub mod packet;
 pub mod phase;
 pub mod pool;
@@ -53,16 +55,22 @@ pub mod tally;
 pub mod target;
 pub mod threads;
 pub mod timer;
+pub mod tls;
 pub mod token;
 pub mod trial;
+pub mod trust;
 pub mod upstream;
 pub mod upstreams;
+pub mod ways;
 pub mod wishes;
 pub mod worker;
 
 #[cfg(feature = "python")]
 mod python {
     use std::collections::HashMap;
+    use std::fs::File;
+    use std::io::Read;
+    use std::mem::ManuallyDrop;
     use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
     use std::sync::{Arc, Mutex};
 
@@ -75,11 +83,17 @@ mod python {
     use crate::login::Login;
     use crate::means::Means;
     use crate::names::Mode;
-    use crate::settings::{self, Naming, Settings, address, schemes, sendable};
+    use crate::naming::{self, Naming};
+    use crate::roster::Policy;
+    use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
+    use crate::trust::Trust;
     use crate::upstreams::Proxy;
     use crate::worker::clock;
+
+    /// Of a file; the system's trust store has a fraction of a megabyte.
+    const MOST_BYTES: u64 = 16 << 20;
 
     /// The attributes of a message Start.
     #[derive(FromPyObject)]
@@ -88,6 +102,7 @@ mod python {
         balancing: Balancing,
         names: Names,
         has_resolvers: bool,
+        by_script: bool,
     }
 
     #[derive(FromPyObject)]
@@ -135,7 +150,12 @@ mod python {
     }
 
     impl Upstream {
-        fn proxy(self) -> Result<Proxy, Error> {
+        fn proxy(self, trust: Option<&Trust>) -> Result<Proxy, Error> {
+            let tls = match (self.tls, trust) {
+                (false, _) => None,
+                (true, Some(trust)) => Some(trust.client(&self.name)?),
+                (true, None) => return Err(Error::Setting("an https:// proxy, and nobody to trust".to_owned())),
+            };
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
             let allowed = schemes(&self.schemes)?;
@@ -144,18 +164,19 @@ mod python {
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
                 name: self.name,
-                tls: self.tls,
+                tls,
                 login: Login::new(means),
             })
         }
     }
 
     impl Start {
-        fn settings(self, files: &HashMap<String, RawFd>) -> Result<Settings, Error> {
+        fn settings(self, files: &HashMap<String, RawFd>, trust: Option<&Trust>) -> Result<Settings, Error> {
             let wanted = self.balancing;
             let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
-            let mut settings = Settings::of(proxies(self.upstreams)?, policy)?;
-            settings.names = self.names.naming(self.has_resolvers, files.get("names"))?;
+            let policy = Policy { by_script: self.by_script, ..policy };
+            let mut settings = Settings::of(proxies(self.upstreams, trust)?, policy)?;
+            settings.naming = self.names.naming(self.has_resolvers, files.get("names"))?;
             Ok(settings)
         }
     }
@@ -168,12 +189,12 @@ mod python {
                 "proxy" => Mode::Proxy,
                 _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
             };
-            let of = |each: &Resolver| settings::resolver(&each.host, each.port, &each.path);
+            let of = |each: &Resolver| naming::resolver(&each.host, each.port, &each.path);
             // SAFETY: the caller's descriptor is open during this call.
             let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
             Ok(Some(Naming {
                 mode,
-                domains: self.domains.iter().map(|text| settings::domain(text)).collect::<Result<_, _>>()?,
+                domains: self.domains.iter().map(|text| naming::domain(text)).collect::<Result<_, _>>()?,
                 resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
                 direct,
                 file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),
@@ -185,6 +206,8 @@ mod python {
     #[pyclass]
     struct Stack {
         threads: Mutex<Threads>,
+        /// For proxies that come later, too.
+        trust: Option<Trust>,
     }
 
     type Outcome = (usize, &'static str, String);
@@ -196,8 +219,9 @@ mod python {
     impl Stack {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
-            let threads = start.settings(&files).and_then(Threads::new).map_err(to_python)?;
-            Ok(Stack { threads: Mutex::new(threads) })
+            let trust = trust(&files)?;
+            let threads = start.settings(&files, trust.as_ref()).and_then(Threads::new).map_err(to_python)?;
+            Ok(Stack { threads: Mutex::new(threads), trust })
         }
 
         fn attempt(&self, target: Option<(String, u16)>) -> PyResult<()> {
@@ -253,7 +277,7 @@ mod python {
         }
 
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams).map_err(to_python)?;
+            let successors = proxies(upstreams, self.trust.as_ref()).map_err(to_python)?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -284,8 +308,24 @@ mod python {
         (address.ip().to_string(), address.port(), state.name(), seconds, tally.into_iter().collect())
     }
 
-    fn proxies(upstreams: Vec<Upstream>) -> Result<Vec<Proxy>, Error> {
-        upstreams.into_iter().map(Upstream::proxy).collect()
+    fn proxies(upstreams: Vec<Upstream>, trust: Option<&Trust>) -> Result<Vec<Proxy>, Error> {
+        upstreams.into_iter().map(|upstream| upstream.proxy(trust)).collect()
+    }
+
+    /// Give whom to trust as an https:// proxy; None where there is none.
+    fn trust(files: &HashMap<String, RawFd>) -> PyResult<Option<Trust>> {
+        let Some(&authorities) = files.get("trust") else { return Ok(None) };
+        let identity = files.get("identity").map(|&fd| content(fd)).transpose()?;
+        Trust::new(&content(authorities)?, identity.as_deref()).map(Some).map_err(to_python)
+    }
+
+    /// Read what is behind a descriptor, which stays the caller's.
+    fn content(fd: RawFd) -> PyResult<Vec<u8>> {
+        // SAFETY: the descriptor is open, and is not closed here.
+        let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
+        let mut bytes = Vec::new();
+        (&*file).take(MOST_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     #[pyfunction]

@@ -16,15 +16,19 @@ const FAR: Duration = Duration::from_millis(2);
 const MAX_AGE: Duration = Duration::from_secs(3);
 /// To all proxies together.
 const MOST: usize = 16;
+/// How often a handshake of TLS is looked after. Nobody watches these connections: there are few, and not for long.
+const SHAKE_EVERY: Duration = Duration::from_millis(10);
 
 /// The idle connections to all proxies, each known by its place.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Pool {
     stocks: Vec<Stock>,
+    /// When handshakes are looked after again.
+    shake: Option<Instant>,
 }
 
 /// Those to one proxy, and how often one was wanted.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Stock {
     idle: VecDeque<(Instant, Upstream)>,
     /// How long the proxy took to accept a connection, the last time.
@@ -56,7 +60,7 @@ impl Pool {
         let stock = self.stock(proxy);
         stock.rate.count(now);
         stock.age(now);
-        while let Some((_, upstream)) = stock.idle.pop_front() {
+        while let Some((_, mut upstream)) = stock.idle.pop_front() {
             if upstream.is_quiet() {
                 return Some(upstream);
             }
@@ -78,6 +82,9 @@ impl Pool {
 
     /// Keep a connection to `proxy` that was just begun.
     pub fn give(&mut self, proxy: usize, upstream: Upstream, now: Instant) {
+        if !upstream.is_open() {
+            self.shake.get_or_insert(now + SHAKE_EVERY);
+        }
         self.stock(proxy).idle.push_back((now, upstream));
     }
 
@@ -86,9 +93,21 @@ impl Pool {
         self.stocks.iter().map(|stock| stock.idle.len()).sum()
     }
 
-    /// Give the time at which the oldest one is to be closed.
+    /// Give the time at which there is something to do.
     pub fn next(&self) -> Option<Instant> {
-        self.stocks.iter().filter_map(Stock::next).min()
+        self.stocks.iter().filter_map(Stock::next).chain(self.shake).min()
+    }
+
+    /// Go on with handshakes of TLS, so that they are over when a connection is wanted.
+    pub fn shake_hands(&mut self, now: Instant) {
+        if self.shake.is_none_or(|at| at <= now) {
+            let mut unfinished = false;
+            for stock in &mut self.stocks {
+                stock.idle.retain_mut(|(_, upstream)| upstream.is_open() || upstream.is_quiet());
+                unfinished |= stock.idle.iter().any(|(_, upstream)| !upstream.is_open());
+            }
+            self.shake = unfinished.then_some(now + SHAKE_EVERY);
+        }
     }
 
     /// Close those that are too old.
@@ -243,7 +262,7 @@ mod tests {
         }
         drop(listener.accept().unwrap());
         let kept = listener.accept().unwrap();
-        let given = pool.take(0, at(0)).unwrap();
+        let mut given = pool.take(0, at(0)).unwrap();
         assert!(given.is_quiet());
         assert!(pool.take(0, at(0)).is_none());
         drop(kept);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::auth::Why;
 use crate::health::Event;
+use crate::mistrust;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
 
@@ -22,6 +23,8 @@ pub enum Refusal {
     Garbage(&'static str),
     /// The proxy ended the connection before it had answered.
     Closed,
+    /// There is no TLS with the proxy: why, for a person.
+    Tls(String),
     /// A final status other than 2xx.
     Status(u16, String),
     /// There was no authentication: the status that says so (0: it was not even asked), and why.
@@ -34,6 +37,10 @@ pub enum Refusal {
     Nameless,
     /// DNS over TLS, whose answers could not be virtual addresses.
     OverTls,
+    /// The PAC file has no way, or its answer did not come; who evaluates it has told a person why.
+    Script,
+    /// There is no connection past the proxies, where the PAC file wants one.
+    Direct(String),
 }
 
 impl Refusal {
@@ -47,14 +54,27 @@ impl Refusal {
         }
     }
 
+    /// Sort the error of a handshake of TLS.
+    pub fn of_handshake(error: &io::Error) -> Refusal {
+        Refusal::Tls(mistrust::words(error).unwrap_or_else(mistrust::of_end))
+    }
+
+    /// Sort the error of a reply that was read.
+    pub fn of_reading(error: &io::Error) -> Refusal {
+        mistrust::words(error).map_or(Refusal::Closed, Refusal::Tls)
+    }
+
     /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
     /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
     pub fn goes_on(&self, policy_too: bool) -> bool {
         match self {
             Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
             Refusal::Status(..) => policy_too,
-            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => false,
-            Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => true,
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls | Refusal::Script => false,
+            Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => {
+                true
+            }
+            Refusal::Direct(_) => true,
         }
     }
 
@@ -72,16 +92,17 @@ impl Refusal {
     pub fn event(&self) -> Option<Event> {
         match self {
             Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
-            Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
+            Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => Some(Event::Faulty),
             Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => None,
             Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Script | Refusal::Direct(_) => None,
             Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
         }
     }
 
     /// Say whether a person has been told already.
     pub fn is_told_already(&self) -> bool {
-        matches!(self, Refusal::Credentials { why: Why::Resting, .. })
+        matches!(self, Refusal::Credentials { why: Why::Resting, .. } | Refusal::Script)
     }
 
     /// Give the counter that counts it.
@@ -91,6 +112,7 @@ impl Refusal {
             Refusal::Timeout(_) => &stats.refused_timeout,
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
+            Refusal::Tls(_) => &stats.refused_tls,
             Refusal::Status(status, _) => of_status(*status, stats),
             Refusal::Credentials { status: 0, .. } => &stats.refused_credentials,
             Refusal::Credentials { status, .. } => of_status(*status, stats),
@@ -98,6 +120,8 @@ impl Refusal {
             Refusal::Memory => &stats.refused_memory,
             Refusal::Nameless => &stats.refused_nameless,
             Refusal::OverTls => &stats.refused_dns_over_tls,
+            Refusal::Script => &stats.refused_script,
+            Refusal::Direct(_) => &stats.refused_direct,
         }
     }
 
@@ -108,6 +132,7 @@ impl Refusal {
             Refusal::Timeout(_) => "timeout",
             Refusal::Garbage(_) => "garbage",
             Refusal::Closed => "closed",
+            Refusal::Tls(_) => "tls",
             Refusal::Status(403, _) => "403",
             Refusal::Credentials { why: Why::NoMeans { .. }, .. } => "407",
             Refusal::Credentials { .. } => "credentials",
@@ -117,6 +142,8 @@ impl Refusal {
             Refusal::Memory => "memory",
             Refusal::Nameless => "nameless",
             Refusal::OverTls => "over-tls",
+            Refusal::Script => "script",
+            Refusal::Direct(_) => "direct",
         }
     }
 
@@ -127,6 +154,7 @@ impl Refusal {
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
             Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
             Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),
+            Refusal::Tls(why) => format!("the proxy {proxy} {why}"),
             Refusal::Credentials { status: 0, why, .. } => format!("the proxy {proxy} {why}"),
             Refusal::Credentials { status, reason, why } => {
                 let said = format!("{status} {reason}");
@@ -136,6 +164,8 @@ impl Refusal {
                 format!("the proxy {proxy} refused {target}: {}", format!("{status} {reason}").trim_end())
             }
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
+            Refusal::Script => format!("the PAC file has no way to {target}"),
+            Refusal::Direct(why) => format!("no connection to {target} past the proxies, as the PAC file wants: {why}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
             Refusal::Nameless => format!("no name is known for {target}: its program must ask for the address again"),
             Refusal::OverTls => format!("{target} was refused: DNS over TLS cannot give virtual addresses"),

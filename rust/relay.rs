@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 
 use smoltcp::socket::tcp::{RecvError, Socket};
 
-use crate::upstream::Upstream;
+use crate::upstream::{Moved, Upstream};
 
 /// Most bytes moved in one turn of one flow, so that the others get theirs.
 pub const TURN: usize = 1 << 20;
@@ -29,20 +29,20 @@ pub enum End {
 }
 
 /// Move what the program sent towards the proxy; give the number of bytes and why it ended.
-pub fn upload(socket: &mut Socket<'_>, upstream: &Upstream) -> (usize, End) {
+pub fn upload(socket: &mut Socket<'_>, upstream: &mut Upstream) -> (usize, End) {
     let mut moved = 0;
     while moved < TURN {
         let result = socket.recv(|ring| match ring.len() {
             0 => (0, None),
-            offered => match upstream.send(ring) {
-                Ok(sent) => (sent, Some(Ok((sent, sent < offered)))),
+            _ => match upstream.send(ring) {
+                Ok(sent) => (sent.bytes, Some(Ok(sent))),
                 Err(error) => (0, Some(Err(error.kind()))),
             },
         });
         match result {
-            Ok(Some(Ok((sent, full)))) => {
-                moved += sent;
-                if full {
+            Ok(Some(Ok(sent))) => {
+                moved += sent.bytes;
+                if !sent.more {
                     return (moved, End::Full);
                 }
             }
@@ -59,21 +59,22 @@ pub fn upload(socket: &mut Socket<'_>, upstream: &Upstream) -> (usize, End) {
 
 /// Move what the proxy sent towards the program. `hangup`: the proxy has said that no more will come, so what is there
 /// is to be read to its end.
-pub fn download(socket: &mut Socket<'_>, upstream: &Upstream, hangup: bool) -> (usize, End) {
+pub fn download(socket: &mut Socket<'_>, upstream: &mut Upstream, hangup: bool) -> (usize, End) {
     let mut moved = 0;
     while moved < TURN {
         let result = socket.send(|ring| match ring.len() {
             0 => (0, None),
-            room => match upstream.receive(ring) {
-                Ok(received) => (received, Some(Ok((received, received < room)))),
+            _ => match upstream.receive(ring) {
+                Ok(received) => (received.bytes, Some(Ok(received))),
                 Err(error) => (0, Some(Err(error.kind()))),
             },
         });
         match result {
-            Ok(Some(Ok((0, _)))) => return (moved, End::Eof),
-            Ok(Some(Ok((received, short)))) => {
-                moved += received;
-                if short && !hangup {
+            Ok(Some(Ok(Moved { bytes: 0, more: false }))) => return (moved, End::Eof),
+            Ok(Some(Ok(Moved { bytes: 0, more: true }))) => return (moved, End::Turn),
+            Ok(Some(Ok(received))) => {
+                moved += received.bytes;
+                if !received.more && !hangup {
                     return (moved, End::Empty);
                 }
             }

@@ -37,6 +37,8 @@ tally! {
     timeout,
     /// Of these, those to which its answer was not HTTP.
     garbage,
+    /// Of these, those that found no TLS with it.
+    tls,
     /// Of these, those that it ended before it answered.
     closed,
     /// Of these, those that it wanted other credentials for (407).
@@ -68,12 +70,18 @@ impl Tally {
             Refusal::Unreachable(_) => self.unreachable.up(),
             Refusal::Timeout(_) => self.timeout.up(),
             Refusal::Garbage(_) => self.garbage.up(),
+            Refusal::Tls(_) => self.tls.up(),
             Refusal::Closed => self.closed.up(),
             Refusal::Status(407, _) | Refusal::Credentials { .. } => self.refused_407.up(),
             Refusal::Status(400..=499, _) => self.refused_4xx.up(),
             Refusal::Status(500..=599, _) => self.refused_5xx.up(),
             Refusal::Status(..) => self.refused_other.up(),
-            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => {}
+            Refusal::Descriptors(_)
+            | Refusal::Memory
+            | Refusal::Nameless
+            | Refusal::OverTls
+            | Refusal::Script
+            | Refusal::Direct(_) => {}
         }
     }
 }

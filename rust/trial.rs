@@ -30,6 +30,7 @@ impl Outcome {
                 Outcome { proxy, kind: "wrong", text: format!("it answered {status} {reason}").trim_end().to_owned() }
             }
             Refusal::Credentials { why, .. } => Outcome { proxy, kind: "credentials", text: why.to_string() },
+            Refusal::Tls(why) => Outcome { proxy, kind: "tls", text: why.clone() },
             _ => Outcome { proxy, kind: refusal.kind(), text },
         }
     }

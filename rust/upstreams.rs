@@ -1,5 +1,6 @@
 //! The proxies as one thread sees them: who is asked next, connections at hand, and what is said of them.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::roster::{Policy, Roster};
 use crate::standing::{Change, Standing};
 use crate::stats::{Notes, Stats};
 use crate::target::Target;
+use crate::trust::Client;
 use crate::upstream::Upstream;
 use crate::wishes::Wishes;
 
@@ -23,7 +25,8 @@ pub struct Proxy {
     pub address: SocketAddr,
     /// The host of its URL: the name in its certificate and of its service principal.
     pub name: String,
-    pub tls: bool,
+    /// What TLS with it begins with; None: it is spoken to in plain text.
+    pub tls: Option<Client>,
     /// The credentials, and what is known of how the proxy wants them.
     pub login: Login,
 }
@@ -31,7 +34,16 @@ pub struct Proxy {
 impl Proxy {
     /// Give a proxy at `address` that is spoken to in plain text and without credentials.
     pub fn plain(address: SocketAddr) -> Proxy {
-        Proxy { address, name: address.ip().to_string(), tls: false, login: Login::default() }
+        Proxy { address, name: address.ip().to_string(), tls: None, login: Login::default() }
+    }
+
+    /// Begin a connection to it.
+    pub fn dial(&self) -> io::Result<Upstream> {
+        let upstream = Upstream::dial(self.address)?;
+        match &self.tls {
+            None => Ok(upstream),
+            Some(client) => upstream.with_tls(client),
+        }
     }
 }
 
@@ -41,7 +53,8 @@ pub fn share_logins(proxies: &mut [Proxy], known: &[Proxy]) {
         let (before, rest) = proxies.split_at_mut(index);
         let Some(proxy) = rest.first_mut() else { return };
         let is_same = |other: &&Proxy| {
-            (&other.name, other.address.port(), other.tls) == (&proxy.name, proxy.address.port(), proxy.tls)
+            (&other.name, other.address.port(), other.tls.is_some())
+                == (&proxy.name, proxy.address.port(), proxy.tls.is_some())
                 && other.login.has_means_of(&proxy.login)
         };
         if let Some(other) = known.iter().chain(before.iter()).find(is_same) {
@@ -165,8 +178,9 @@ impl Upstreams {
 
     /// Close what has been in the pool for long, and make what is expected to be wanted soon.
     pub fn tend_pool(&mut self, now: Instant) {
+        self.pool.shake_hands(now);
         while let Some(proxy) = self.pool.wants(now) {
-            match Upstream::dial(self.proxies[proxy].address) {
+            match self.proxies[proxy].dial() {
                 Ok(upstream) => {
                     self.stats.pool_made.up();
                     self.pool.give(proxy, upstream, now);

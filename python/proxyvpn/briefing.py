@@ -5,8 +5,10 @@ The descriptors are opened anew for each worker, by `up` and with the rights of 
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
+from proxyvpn import tlsfiles
 from proxyvpn.messages import Start, Upstream
 from proxyvpn.names import VIRTUAL
 from proxyvpn.options import Options
@@ -18,7 +20,9 @@ def start(
     options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...], has_resolvers: bool = False
 ) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
-    return Start(upstreams(options, places), uid, files, options.balancing, options.names, has_resolvers)
+    ports = tuple(sorted({proxy.port for proxy in options.proxies}))
+    told = upstreams(options, places)
+    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports, options.script is not None)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
@@ -28,7 +32,16 @@ def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ..
 
 def files(options: Options, state: StateDir) -> dict[str, int]:
     """Open what the worker is to have. Raises what cannot be opened."""
-    return {"names": state.names()} if options.names.mode == VIRTUAL else {}
+    opened: dict[str, int] = {}
+    if any(proxy.tls for proxy in options.proxies):
+        tls = options.tls
+        contents = {"trust": tlsfiles.trust(tls.ca, os.environ)}
+        if tls.cert:
+            contents["identity"] = tlsfiles.identity(tls.cert, tls.key)
+        opened |= {name: tlsfiles.sealed(name, content) for name, content in contents.items()}
+    if options.names.mode == VIRTUAL:
+        opened["names"] = state.names()
+    return opened
 
 
 def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy
@@ -36,6 +49,7 @@ def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so 
     return Upstream(
         place.endpoint,
         proxy.host,
+        tls=proxy.tls,
         user=_normal(proxy.user or ""),
         password=_normal(proxy.password).encode(),
         schemes=proxy.schemes,

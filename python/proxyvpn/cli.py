@@ -55,7 +55,7 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--proxy", multiple=True, metavar="URL", help="http://[user:password@]host:port; repeatable.")
+@click.option("--proxy", multiple=True, metavar="URL", help="http[s]://[user:password@]host:port; repeatable.")
 @click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
 @click.option("--proxy-password-file", type=click.Path(), metavar="FILE", help="Read the password from FILE.")
 @click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")
@@ -64,12 +64,17 @@ def cli(ctx: click.Context) -> None:
     "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
 )
 @click.option(
+    "--proxy-ca", type=click.Path(), metavar="FILE", help="Trust FILE alone (PEM) to sign for an https:// proxy."
+)
+@click.option("--proxy-cert", type=click.Path(), metavar="FILE", help="Show an https:// proxy this certificate (PEM).")
+@click.option("--proxy-key", type=click.Path(), metavar="FILE", help="Its key, if it is not in the same file.")
+@click.option(
     "--balance",
     type=click.Choice(("order", "round-robin", "least-connections", "destination")),
-    help="Who of several proxies is asked first. Default: the first one, in order, as long as it is well.",
+    help="Which of several proxies is asked first. Default: order.",
 )
-@click.option("--health-check", metavar="HOST:PORT", help="Ask each proxy for HOST:PORT to see whether it is well.")
-@click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy also where one refuses (403, say).")
+@click.option("--health-check", metavar="HOST:PORT", help="Check each proxy by asking it for HOST:PORT.")
+@click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy after a 4xx, too.")
 @click.option(
     "--names",
     type=click.Choice(("direct", "virtual", "proxy")),
@@ -112,7 +117,8 @@ def up(ctx: click.Context, /, detach: bool, dry_run: bool, **_: Any) -> Exit:
 
     voice: Voice = ctx.obj
     settings = _gathered(_typed(ctx)).settings
-    wanted, state_dir = gather.options_of(settings, os.environ, None if dry_run else voice.say)
+    say = None if dry_run else voice.say
+    wanted, state_dir = gather.options_of(settings, os.environ, say, lambda typed: _expanded(typed, voice))
     if dry_run:
         return _dry_run(voice, wanted)
     with _state(state_dir, voice, create=True) as state:
@@ -270,6 +276,15 @@ def _gathered(typed: Mapping[str, Any]) -> Any:
 
     context = up.make_context("up", [])
     return gather.gather(keys.of(up.to_info_dict(context)["params"], context.params), typed, os.environ)
+
+
+def _expanded(typed: Any, voice: Voice) -> Any:
+    """Give what was typed with proxies in the place of a PAC file."""
+    if not any(url.lower().startswith("pac:") for url in typed.proxy):
+        return typed
+    from proxyvpn.pac import evaluator, load  # noqa: PLC0415
+
+    return load.expanded(typed, evaluator.starter(os.environ), voice.say)
 
 
 def _typed(ctx: click.Context) -> dict[str, Any]:

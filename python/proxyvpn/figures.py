@@ -31,13 +31,16 @@ _REASONS: Final = {
     "refused_timeout": "timed out",
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
+    "refused_tls": "no TLS with the proxy",
     "refused_credentials": "for want of credentials",
+    "refused_script": "by the PAC file",
+    "refused_direct": "past the proxies",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
     "refused_nameless": "to virtual addresses that no name has",
     "refused_dns_over_tls": "to port 853, with virtual names",
 }
-_FAILURES: Final = ("unreachable", "timeout", "garbage", "closed")
+_FAILURES: Final = ("unreachable", "timeout", "garbage", "tls", "closed")
 """Counters of one proxy: connects that failed by its fault."""
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",
@@ -170,17 +173,18 @@ def warm_line(counters: Counters) -> str:
     return f"{used} of {made} connections that were made in advance were used, {counters.get('pool_idle_now', 0)} wait"
 
 
-def standing_line(state: str, seconds: int, counters: Counters) -> str:
-    """Say how one proxy is, and what it was asked for."""
+def standing_line(state: str, lasting: str, counters: Counters) -> str:
+    """Say how one proxy is, for how long, and what it was asked for."""
     count = counters.get
-    lasting = "" if state == "up" else f" for {seconds} s"
+    how = state if state == "up" else f"{state} for {lasting}"
     failed = sum(count(name, 0) for name in _FAILURES)
     said_no = sum(value for name, value in counters.items() if name.startswith("refused_"))
     opened = count("opened", 0)
-    line = f"{state}{lasting}; {count('flows_now', 0)} flows, {opened} of {count('connects', 0)} connects opened"
+    line = f"{how}; {count('flows_now', 0)} flows, {opened} of {count('connects', 0)} connects opened"
     if opened:
         line += f" in {count('connect_sum_us', 0) / opened / 1000:.0f} ms on average"
-    reasons = ((failed, "failed"), (said_no, "refused"), (count("downs", 0), "times down"))
+    downs = count("downs", 0)
+    reasons = ((failed, "failed"), (said_no, "refused"), (downs, "time down" if downs == 1 else "times down"))
     return line + "".join(f", {value} {words}" for value, words in reasons if value)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxyvpn import figures
+from proxyvpn.balancing import ORDER
 from proxyvpn.messages import Report, Standing
 from proxyvpn.names import VIRTUAL, Names
 from proxyvpn.options import Options
@@ -37,7 +38,7 @@ class Condition:
 
 def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...], remote: bool = False) -> str:
     """Say in one line what happens to TCP, UDP and DNS from now on; `remote`: who reads it came in by SSH."""
-    proxies = ", then ".join(str(proxy) for proxy in options.proxies)
+    proxies = _named(tuple(map(str, options.proxies)), options.balancing.way)
     source = f" (from {options.source})" if options.source else ""
     names = ", ".join(resolvers)
     captured = f"; {_names(options.names, resolvers)}" if options.names.are_captured else ""
@@ -60,6 +61,13 @@ def _names(names: Names, direct: tuple[str, ...]) -> str:
         text = f"names are resolved through the proxy by {asked}"
     domains = ", ".join(("single labels", ".local", *names.domains))
     return f"{text}, {domains} directly by {', '.join(direct)}" if direct else f"{text}, {domains} by nobody"
+
+
+def _named(proxies: tuple[str, ...], way: str) -> str:
+    """Name the proxies, and how one of them is chosen."""
+    if way == ORDER or len(proxies) == 1:
+        return ", then ".join(proxies)
+    return f"{', '.join(proxies)} ({way})"
 
 
 def _to_confirm(options: Options, remote: bool) -> str:
@@ -160,7 +168,7 @@ def _standings(report: Report) -> list[str]:
     if len(report.standings) < 2 and all(found.state == "up" for found in report.standings):
         return []
     return [
-        f"  {found.endpoint!s:<20}  {figures.standing_line(found.state, found.seconds, found.counters)}"
+        f"  {found.endpoint!s:<20}  {figures.standing_line(found.state, _duration(found.seconds), found.counters)}"
         for found in report.standings
     ]
 

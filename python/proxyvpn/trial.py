@@ -23,8 +23,9 @@ LIMIT: Final = 3.0
 
 
 def is_needed(places: tuple[Place, ...]) -> bool:
-    """Say whether a proxy has credentials to try, or is to be shown a ticket."""
-    return any(place.proxy.user is not None or "negotiate" in place.proxy.schemes for place in places)
+    """Say whether a proxy has credentials to try, is to be shown a ticket, or speaks TLS."""
+    proxies = [place.proxy for place in places]
+    return any(proxy.user is not None or "negotiate" in proxy.schemes or proxy.tls for proxy in proxies)
 
 
 def run(worker: Worker, wishes: Wishes, places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> None:
@@ -66,4 +67,6 @@ def _error(outcome: Outcome, place: Place) -> ProxyvpnError:
         )
     if outcome.kind == "credentials":
         return CredentialsRefused(f"the proxy {place.proxy} {outcome.text}")
+    if outcome.kind == "tls":
+        return ProxyUnreachable(f"there is no TLS with the proxy {place.proxy}", *outcome.text.split("; ", 1))
     return ProxyUnreachable(f"the proxy {place.proxy} cannot be used", outcome.text, "check its URL, and that it runs")

@@ -6,6 +6,7 @@ mod acknowledging;
 mod authenticating;
 mod balancing;
 mod by_hand;
+mod by_script;
 mod carrying;
 mod closing;
 mod counters;

@@ -24,6 +24,7 @@ SOME: dict[Any, Any] = {
     bytes: b"\x00\xff",
     dict[str, int]: {"flows_now": 3},
     tuple[str, ...]: ("one", "two"),
+    tuple[int, ...]: (80, 3128),
     tuple[Upstream, ...]: (Upstream(PROXIES[0], "proxy.example", True, "ann", b"x", ("basic",), True),),
     tuple[Outcome, ...]: (Outcome(0, "407", "no"),),
     tuple[Standing, ...]: (Standing(PROXIES[0], "down", 7, {"connects": 9}, "http://proxy.example:3128"),),

@@ -68,6 +68,7 @@ OF: dict[Any, st.SearchStrategy[Any]] = {
     dict[str, int]: st.dictionaries(TEXT, NUMBER, max_size=60),
     IPv4Address | IPv6Address: ADDRESS,
     tuple[str, ...]: tuples(TEXT, 60),
+    tuple[int, ...]: tuples(NUMBER, 8),
     tuple[Endpoint, ...]: tuples(ENDPOINT, 8),
     tuple[Upstream, ...]: tuples(UPSTREAM, 8),
     tuple[Outcome, ...]: tuples(st.builds(Outcome, NUMBER, TEXT, TEXT), 8),
