@@ -5,6 +5,7 @@ Each row has a destination of its own. What goes to a virtual address is nobody'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from tests.netns.leak_rows import Row
@@ -22,22 +23,30 @@ def _ip(version: int) -> str:
     return "ip" if version == 4 else "ip6"
 
 
-def _dns(name: str, number: int, how: str = "", *, space: str = "host", captured: bool = True) -> list[Row]:
-    """Give rows of UDP to port 53."""
+def _udp(
+    name: str, hosts: Iterable[tuple[int, str]], how: str = "", space: str = "host", captured: bool = True
+) -> list[Row]:
+    """Give rows of UDP to port 53; `raw`: as root, past the kernel's own UDP."""
+    kind, port = ("raw", 17) if how == "raw" else ("udp", 53)
     return [
         Row(
             f"{name}, IPv{version}",
             f"{_ip(version)} daddr {host} udp dport 53",
-            "udp",
+            kind,
             host,
-            53,
+            port,
             how,
             HOST4 if version == 4 else HOST6,
             space=space,
+            root=kind == "raw",
             captured=captured,
         )
-        for version, host in _hosts(number)
+        for version, host in hosts
     ]
+
+
+def _dns(name: str, number: int, how: str = "", *, space: str = "host", captured: bool = True) -> list[Row]:
+    return _udp(name, _hosts(number), how, space, captured)
 
 
 def _tcp(name: str, number: int, port: int, space: str = "host") -> list[Row]:
@@ -69,17 +78,7 @@ def _pool(name: str, number: int, kind: str, *, how: str = "", space: str = "hos
 
 
 ROWS: Final = (
-    *(
-        Row(
-            f"DNS to the resolver, IPv{version}",
-            f"{_ip(version)} daddr {host} udp dport 53",
-            "udp",
-            host,
-            53,
-            captured=True,
-        )
-        for version, host in ((4, RESOLVER4), (6, RESOLVER6))
-    ),
+    *_udp("DNS to the resolver", ((4, RESOLVER4), (6, RESOLVER6))),
     *_dns("DNS to others", 10),
     *_dns("DNS, source bound", 11, "source"),
     *_dns("DNS, SO_BINDTODEVICE", 12, "device", captured=False),
@@ -87,18 +86,7 @@ ROWS: Final = (
     *_dns("DNS, socket from before", 14, "connected"),
     *_tcp("DNS over TCP", 15, 53),
     *_tcp("DNS over TLS", 16, 853),
-    *(
-        Row(
-            f"DNS, raw, IPv{version}",
-            f"{_ip(version)} daddr {host} udp dport 53",
-            "raw",
-            host,
-            17,
-            root=True,
-            captured=True,
-        )
-        for version, host in _hosts(17)
-    ),
+    *_udp("DNS, raw", _hosts(17), "raw"),
     *_dns("container: DNS", 18, space="box"),
     *_tcp("container: DNS over TCP", 19, 53, "box"),
     *_pool("virtual address: UDP", 1, "udp"),
