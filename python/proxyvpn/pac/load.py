@@ -44,7 +44,7 @@ def expanded(typed: Typed, start: Start, say: Callable[[str], None]) -> Typed:
         fetch.check(files[0])
     fetched = _found() if files[0] == AUTO else fetch.fetch(files[0])
     shown = fetched.url.partition("?")[0]  # what follows may be a key
-    script = Script(fetched.text, shown, addresses())
+    script = Script(fetched.text, shown, addresses(), fetched.url, fetched.address)
     urls = tuple(dict.fromkeys(plain + _usable(_routes(script, start, say), say)))
     if not urls:
         raise UsageError(
