@@ -102,6 +102,11 @@ impl Upstream {
         }
     }
 
+    /// Take a connection that somebody else has begun, and that is non-blocking.
+    pub fn given(fd: OwnedFd) -> Upstream {
+        Upstream { fd }
+    }
+
     /// Acknowledge what comes at once, or in up to 40 ms (tcp(7), TCP_QUICKACK): a proxy that writes its reply in two pieces
     /// may wait with the second until the first is acknowledged.
     pub fn acknowledge_at_once(&self, at_once: bool) {
@@ -267,7 +272,8 @@ impl Tls {
     fn receive(&mut self, fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<Moved> {
         for _ in 0..READS {
             match self.session.read(bytes)? {
-                Read::Bytes(bytes, more) => return Ok(Moved { bytes, more }),
+                // the kernel was not asked
+                Read::Bytes(bytes, _) => return Ok(Moved { bytes, more: true }),
                 Read::End => return Ok(Moved { bytes: 0, more: false }),
                 Read::Nothing => {}
             }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 
 TCP_PORT, UDP_PORT, DNS_PORT = 8080, 9999, 53
 LIMIT = 0.4
@@ -30,7 +31,7 @@ def over_udp(host: str, port: int) -> bool:
         return sock.recv(100) == b"answer"
 
 
-WAYS = {
+WAYS: dict[str, Callable[[str], bool]] = {
     "tcp": over_tcp,
     "udp": lambda host: over_udp(host, UDP_PORT),
     "dns": lambda host: over_udp(host, DNS_PORT),

@@ -109,7 +109,7 @@ def test_excluded_user_is_left_alone_and_nobody_else(bed: Bed, way: str, killswi
         assert answered(bed, USER) == everything()
         assert not [each for each in found.seen if each.protocol in (TCP, UDP)]
         for user in (0, OTHER):
-            assert set(sum(answered(bed, user).values(), [])) <= _others(killswitch, names)
+            assert set().union(*answered(bed, user).values()) <= _others(killswitch, names)
         assert found.has(TCP, support.ELSEWHERE, asking.TCP_PORT)
 
 
@@ -123,7 +123,7 @@ def test_excluded_cgroup_is_left_alone_and_nobody_else(bed: Bed, way: str, kills
             assert answered(bed, user, group) == everything(), (user, group)
         assert not [each for each in found.seen if each.protocol in (TCP, UDP)]
         for user, group in ((0, ""), (USER, SIBLING)):
-            assert set(sum(answered(bed, user, group).values(), [])) <= _others(killswitch, names)
+            assert set().union(*answered(bed, user, group).values()) <= _others(killswitch, names)
 
 
 def _others(killswitch: bool, names: str) -> set[str]:
@@ -138,7 +138,7 @@ def test_service_that_is_made_anew_is_left_alone_again(bed: Bed) -> None:
         bed.host.sh(f"mkdir -p /sys/fs/cgroup/{GROUP}/below")
         wait.until(lambda: f"left alone are now: {GROUP}" in helper.said(), "the helper notices it", 3)
         assert answered(bed, 0, GROUP) == everything()
-        assert answered(bed, 0) == dict.fromkeys(HOSTS, [])
+        assert answered(bed, 0) == {host: [] for host in HOSTS}
 
 
 def test_update_and_flush_leave_the_excluded_alone(bed: Bed) -> None:
