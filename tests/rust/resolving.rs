@@ -57,7 +57,7 @@ fn answer(world: &mut World) -> (u16, u16, usize) {
                 world.now.max(world.stack.next_timer().unwrap_or(world.now).min(world.now + Duration::from_millis(50)));
         }
     }
-    let frame = found.expect("an answer");
+    let frame = found.unwrap();
     let datagram = Datagram::read(&frame[HEADER..], false).unwrap();
     assert_eq!((datagram.source.to_string(), datagram.destination.to_string()), (ANYWHERE.into(), HERE.into()));
     let header = Header::read(datagram.payload).unwrap();
@@ -249,7 +249,7 @@ fn direct_resolvers_are_tried_in_turn_and_all_of_them_failing_is_said_at_once() 
     ask(&mut world, 1, "printer.local");
     for turn in 0..3 {
         let number = world.wish_for("direct", format!("resolver {turn}").as_bytes());
-        world.give(number, Err("no".to_owned()));
+        world.answer_wish(number, Err("no".to_owned()));
     }
     assert_eq!(answer(&mut world).1, code::SERVFAIL);
     world.assert_empty();
