@@ -200,7 +200,7 @@ fn what_was_decrypted_before_says_nothing_of_what_the_kernel_has() {
     let mut upstream = dialled.with_tls(&trust.client("proxy.test").unwrap()).unwrap();
     let (mut socket, _) = listener.accept().unwrap();
     let mut server = ServerConnection::new(config).unwrap();
-    let mut ready = || Ready { readable: true, writable: true, ..Ready::default() };
+    let ready = || Ready { readable: true, writable: true, ..Ready::default() };
     while !upstream.shake_hands(&mut ready()).unwrap() {
         if server.is_handshaking() {
             server.read_tls(&mut socket).unwrap();
@@ -209,6 +209,10 @@ fn what_was_decrypted_before_says_nothing_of_what_the_kernel_has() {
         while server.wants_write() {
             server.write_tls(&mut socket).unwrap();
         }
+    }
+    while server.is_handshaking() {
+        server.read_tls(&mut socket).unwrap();
+        server.process_new_packets().unwrap();
     }
     server.writer().write_all(&[1; 1000]).unwrap();
     server.write_tls(&mut socket).unwrap();
