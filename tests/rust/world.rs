@@ -14,12 +14,13 @@ use _tunstack::device::Device;
 use _tunstack::login::Login;
 use _tunstack::means::Means;
 use _tunstack::names::Names;
+use _tunstack::naming::Resolver;
 use _tunstack::roster::{Policy, Roster};
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
 use _tunstack::upstreams::{Proxy, Upstreams};
-use _tunstack::wishes::{Inbox, Outbox, Wishes};
+use _tunstack::wishes::{Grant, Inbox, Outbox, Wishes};
 use rustls::SupportedProtocolVersion;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
@@ -188,8 +189,8 @@ impl World {
     }
 
     /// Let the stack resolve names.
-    pub fn open_desk(&mut self, names: Names) {
-        self.stack.open_desk(names);
+    pub fn open_desk(&mut self, names: Names, resolvers: &[Resolver]) {
+        self.stack.open_desk(names, resolvers.into());
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
@@ -231,20 +232,35 @@ impl World {
 
     /// Take the next wish for a token, which is `content`; give its number.
     pub fn wish(&mut self, content: &[u8]) -> u64 {
+        self.wish_for("token", content)
+    }
+
+    /// Take the next wish, which is for a `kind` and says this; give its number.
+    pub fn wish_for(&mut self, kind: &str, content: &[u8]) -> u64 {
         let mut taken = Vec::new();
         self.until("a wish", |world| {
             taken = world.outside.wishes.take(1);
             !taken.is_empty()
         });
-        assert_eq!((taken[0].kind, taken[0].content.as_slice()), ("token", content));
+        assert_eq!((taken[0].kind, taken[0].content.as_slice()), (kind, content));
         taken[0].number
     }
 
     /// Answer wish `number`.
     pub fn grant(&mut self, number: u64, content: &[u8]) {
-        self.outside.grants.put(number, Ok((content.to_vec(), None)));
-        self.stack.take_grants();
+        self.give(number, Ok((content.to_vec(), None)));
+    }
+
+    /// Answer wish `number`, whatever that is.
+    pub fn give(&mut self, number: u64, grant: Grant) {
+        self.answer_wish(number, grant);
         self.step();
+    }
+
+    /// Answer it, and let nobody act on that yet.
+    pub fn answer_wish(&mut self, number: u64, grant: Grant) {
+        self.outside.grants.put(number, grant);
+        self.stack.take_grants();
     }
 
     /// Open a connection through the proxy: the program's end and the proxy's.
