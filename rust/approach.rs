@@ -25,8 +25,21 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Stage {
     /// Connecting to it.
     Dialing,
+    /// It has accepted the connection; the TLS handshake is under way.
+    Securing,
     /// The request is on its way, or its reply is.
     Asking,
+}
+
+impl Stage {
+    /// Say what a proxy has not done that did nothing more.
+    fn awaited(self) -> &'static str {
+        match self {
+            Stage::Dialing => "did not accept a connection",
+            Stage::Securing => "did not finish the TLS handshake (is this its https:// port?)",
+            Stage::Asking => "did not answer",
+        }
+    }
 }
 
 /// What has come of it.
@@ -111,11 +124,12 @@ impl Approach {
     /// Do all that can be done now. Not to be called again once it is over.
     pub fn serve(&mut self, now: Instant, upstreams: &mut Upstreams) -> Progress {
         if self.deadline.is_some_and(|deadline| deadline <= now) && self.refused.is_none() {
-            let what = if self.stage == Stage::Dialing { "did not accept a connection" } else { "did not answer" };
-            self.fail(Refusal::Timeout(what), now, upstreams);
+            self.fail(Refusal::Timeout(self.stage.awaited()), now, upstreams);
         }
-        if self.stage == Stage::Dialing {
-            self.await_connect(now, upstreams);
+        match self.stage {
+            Stage::Dialing => self.await_connect(now, upstreams),
+            Stage::Securing => self.send_request(now, upstreams),
+            Stage::Asking => {}
         }
         if self.stage == Stage::Asking
             && let Some(early) = self.ask(now, upstreams)
@@ -170,10 +184,17 @@ impl Approach {
     }
 
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let Some(upstream) = &self.upstream else { return };
+        let Some(upstream) = &mut self.upstream else { return };
+        match upstream.establish(&mut self.ready) {
+            Ok(true) => {}
+            Ok(false) if upstream.has_said_hello() => return self.stage = Stage::Securing,
+            Ok(false) => return,
+            Err(error) => return self.fail(Refusal::of_dial(error), now, upstreams),
+        }
         match self.attempt.send(upstream, &mut self.ready) {
-            Ok(true) if self.stage == Stage::Dialing => {
+            Ok(true) if self.stage != Stage::Asking => {
                 if !self.attempt.warm {
+                    upstreams.count_handshake(upstream);
                     upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
                 }
                 self.deadline = Some(now + REPLY_TIMEOUT);
@@ -189,7 +210,10 @@ impl Approach {
         if self.ready.writable && self.attempt.is_unsent() {
             self.send_request(now, upstreams);
         }
-        let upstream = self.upstream.as_ref()?;
+        let upstream = self.upstream.as_mut()?;
+        if self.ready.writable {
+            self.ready.writable = upstream.flush().unwrap_or(true); // what is amiss shows when it is read
+        }
         match self.attempt.read(upstream, &mut self.ready) {
             Ok(early) => early,
             Err(refusal) => {

@@ -63,7 +63,7 @@ impl Attempt {
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
         self.request = connect::request(&self.target, &connect::basic(&proxy.user, &proxy.password));
         (self.sent, self.reply) = (0, Connect::default());
-        warm.map_or_else(|| Upstream::dial(proxy.address), Ok).map_err(Refusal::of_dial)
+        warm.map_or_else(|| proxy.dial(), Ok).map_err(Refusal::of_dial)
     }
 
     /// Say whether the proxy has hung up before it could know of this request.
@@ -73,14 +73,14 @@ impl Attempt {
 
     /// Send what the kernel takes of the request; says whether any of it has gone, which tells that there is a
     /// connection.
-    pub fn send(&mut self, upstream: &Upstream, ready: &mut Ready) -> Result<bool, Refusal> {
+    pub fn send(&mut self, upstream: &mut Upstream, ready: &mut Ready) -> Result<bool, Refusal> {
         match upstream.send(&self.request[self.sent..]) {
             Ok(sent) => {
                 self.sent += sent;
                 upstream.acknowledge_at_once(true);
             }
             Err(error) if is_later(error.kind()) => ready.writable = false,
-            Err(_) if self.sent > 0 => return Err(Refusal::Closed),
+            Err(error) if self.sent > 0 => return Err(Refusal::of_end(error)),
             Err(error) => return Err(Refusal::of_dial(error)),
         }
         Ok(self.sent > 0)
@@ -92,7 +92,7 @@ impl Attempt {
     }
 
     /// Read what there is of the reply: when it is a 2xx, the bytes of the stream that came with it.
-    pub fn read(&mut self, upstream: &Upstream, ready: &mut Ready) -> Result<Option<Vec<u8>>, Refusal> {
+    pub fn read(&mut self, upstream: &mut Upstream, ready: &mut Ready) -> Result<Option<Vec<u8>>, Refusal> {
         let mut scratch = [0; SCRATCH];
         while ready.readable {
             let received = match upstream.receive(&mut scratch) {
@@ -102,10 +102,10 @@ impl Attempt {
                     ready.readable = false;
                     break;
                 }
-                Err(_) => return Err(Refusal::Closed),
+                Err(error) => return Err(Refusal::of_end(error)),
             };
             // fewer than asked for: there is nothing more yet, unless the end has come (epoll(7))
-            ready.readable = received == SCRATCH || ready.hangup;
+            ready.readable = received == SCRATCH || ready.hangup || upstream.has_more();
             match self.reply.feed(&scratch[..received]) {
                 Verdict::More => {}
                 Verdict::Open { rest } => return Ok(Some(scratch[rest..received].to_vec())),

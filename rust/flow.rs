@@ -229,7 +229,7 @@ impl Flow {
         self.dials = approach.dials();
         match (approach.stage(), self.phase) {
             (Stage::Asking, Phase::Dialing) => self.step(Event::Connected),
-            (Stage::Dialing, Phase::Asking) => self.step(Event::Retry),
+            (Stage::Dialing | Stage::Securing, Phase::Asking) => self.step(Event::Retry),
             _ => {}
         }
     }
@@ -328,12 +328,15 @@ impl Flow {
     fn download(&mut self, shared: &mut Shared) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
         let upstream =
-            self.upstream.as_ref().filter(|_| matches!(self.phase, Phase::Open | Phase::ClientDone | Phase::Severed));
+            self.upstream.as_mut().filter(|_| matches!(self.phase, Phase::Open | Phase::ClientDone | Phase::Severed));
         let end = link.download(upstream, &mut self.ready, &shared.stats);
         match end {
             // the error was told when bytes could not be sent
             End::Eof if self.phase == Phase::Severed => self.lose_upstream(),
             End::Eof => {
+                if self.upstream.as_mut().is_some_and(Upstream::take_cut) {
+                    shared.stats.tls_cut.up();
+                }
                 link.socket().close();
                 self.step(Event::UpstreamEof);
             }
@@ -345,16 +348,13 @@ impl Flow {
 
     /// Move bytes towards the proxy; says whether there may be more.
     fn upload(&mut self, shared: &mut Shared) -> bool {
-        let (Body::Link(link), Some(upstream)) = (&mut self.body, &self.upstream) else { return false };
+        let (Body::Link(link), Some(upstream)) = (&mut self.body, &mut self.upstream) else { return false };
         if !matches!(self.phase, Phase::Open | Phase::UpstreamDone) {
             return false;
         }
         let end = link.upload(upstream, &mut self.ready, &shared.stats);
         match end {
-            End::Eof => {
-                upstream.finish();
-                self.step(Event::ClientFin);
-            }
+            End::Eof => self.step(Event::ClientFin),
             End::Broken if self.phase == Phase::Open => {
                 // what the proxy sent before is still to be read
                 self.ready.add(Ready { hangup: true, ..Ready::default() });

@@ -26,9 +26,14 @@ pub mod stats;
 pub mod target;
 pub mod threads;
 pub mod timer;
+pub mod tls;
+pub mod tls_error;
 pub mod trial;
+pub mod trust;
 pub mod upstream;
 pub mod upstreams;
+pub mod validity;
+pub mod warming;
 pub mod wishes;
 pub mod worker;
 

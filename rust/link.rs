@@ -113,7 +113,7 @@ impl Link {
     }
 
     /// Move bytes towards the program; give why it ended.
-    pub fn download(&mut self, upstream: Option<&Upstream>, ready: &mut Ready, stats: &Stats) -> End {
+    pub fn download(&mut self, upstream: Option<&mut Upstream>, ready: &mut Ready, stats: &Stats) -> End {
         self.hand_over_early(stats);
         let (Some(upstream), true, true) = (upstream, ready.readable, self.early.is_empty()) else {
             return End::Empty;
@@ -141,7 +141,7 @@ impl Link {
     }
 
     /// Move bytes towards the proxy; give why it ended.
-    pub fn upload(&mut self, upstream: &Upstream, ready: &mut Ready, stats: &Stats) -> End {
+    pub fn upload(&mut self, upstream: &mut Upstream, ready: &mut Ready, stats: &Stats) -> End {
         if !ready.writable || self.socket().state() == State::SynReceived {
             return End::Full;
         }

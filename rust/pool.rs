@@ -21,6 +21,8 @@ const MOST: usize = 16;
 pub struct Pool {
     proxy: usize,
     idle: VecDeque<(Instant, Upstream)>,
+    /// Connections that will be given when they are ready.
+    expected: usize,
     /// How long the proxy took to accept a connection, the last time.
     distance: Duration,
     rate: Rate,
@@ -51,7 +53,7 @@ impl Pool {
         if proxy != self.proxy {
             return None;
         }
-        while let Some((_, upstream)) = self.idle.pop_front() {
+        while let Some((_, mut upstream)) = self.idle.pop_front() {
             if upstream.is_quiet() {
                 return Some(upstream);
             }
@@ -63,10 +65,20 @@ impl Pool {
     pub fn wants(&mut self, now: Instant) -> Option<usize> {
         self.age(now);
         let expected = self.rate.expected(now).min(MOST);
-        (self.distance >= FAR && self.idle.len() < expected).then_some(self.proxy)
+        (self.distance >= FAR && self.idle.len() + self.expected < expected).then_some(self.proxy)
     }
 
-    /// Keep a connection that was just begun.
+    /// Count on one that will be given later, if all goes well.
+    pub fn expect(&mut self) {
+        self.expected += 1;
+    }
+
+    /// One that was expected is given now, or never.
+    pub fn expect_no_more(&mut self) {
+        self.expected = self.expected.saturating_sub(1);
+    }
+
+    /// Keep a connection that was just begun, or is ready.
     pub fn give(&mut self, upstream: Upstream, now: Instant) {
         self.idle.push_back((now, upstream));
     }
@@ -180,7 +192,7 @@ mod tests {
         }
         drop(listener.accept().unwrap());
         let kept = listener.accept().unwrap();
-        let given = pool.take(0, at(0)).unwrap();
+        let mut given = pool.take(0, at(0)).unwrap();
         assert!(given.is_quiet());
         assert!(pool.take(0, at(0)).is_none());
         drop(kept);

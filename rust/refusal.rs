@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
+use crate::tls_error::TlsError;
 
 /// Why no proxy carried a connection.
 #[derive(Debug)]
 pub enum Refusal {
     /// connect(2) to the proxy failed.
     Unreachable(io::Error),
+    /// No TLS with the proxy.
+    Tls(TlsError),
     /// No connection, or no answer, in time.
     Timeout(&'static str),
     /// The answer was not one of HTTP/1.
@@ -28,12 +31,21 @@ pub enum Refusal {
 impl Refusal {
     /// Sort the error of a connect.
     pub fn of_dial(error: io::Error) -> Refusal {
+        let error = match error.downcast::<TlsError>() {
+            Ok(error) => return Refusal::Tls(error),
+            Err(error) => error,
+        };
         match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
                 Refusal::Descriptors(error)
             }
             _ => Refusal::Unreachable(error),
         }
+    }
+
+    /// Sort the error that ended a connection before there was an answer.
+    pub fn of_end(error: io::Error) -> Refusal {
+        error.downcast::<TlsError>().map_or(Refusal::Closed, Refusal::Tls)
     }
 
     /// Say whether another proxy might do better.
@@ -50,6 +62,7 @@ impl Refusal {
     pub fn counter<'a>(&self, stats: &'a Stats) -> &'a Counter {
         match self {
             Refusal::Unreachable(_) => &stats.refused_unreachable,
+            Refusal::Tls(_) => &stats.refused_tls,
             Refusal::Timeout(_) => &stats.refused_timeout,
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
@@ -63,6 +76,7 @@ impl Refusal {
     pub fn kind(&self) -> &'static str {
         match self {
             Refusal::Unreachable(_) => "unreachable",
+            Refusal::Tls(error) => error.kind.name(),
             Refusal::Timeout(_) => "timeout",
             Refusal::Garbage(_) => "garbage",
             Refusal::Closed => "closed",
@@ -79,6 +93,7 @@ impl Refusal {
     pub fn text(&self, target: &Target, proxy: SocketAddr) -> String {
         match self {
             Refusal::Unreachable(error) => format!("no connection to the proxy {proxy}: {error}"),
+            Refusal::Tls(error) => format!("no TLS with the proxy {proxy}: {error}"),
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
             Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
             Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),

@@ -28,9 +28,14 @@ pub enum End {
     Broken,
 }
 
-/// Move what the program sent towards the proxy; give the number of bytes and why it ended.
-pub fn upload(socket: &mut Socket<'_>, upstream: &Upstream) -> (usize, End) {
+/// Move what the program sent towards the proxy, its end too; give the number of bytes and why it ended.
+pub fn upload(socket: &mut Socket<'_>, upstream: &mut Upstream) -> (usize, End) {
     let mut moved = 0;
+    match upstream.flush() {
+        Ok(true) => {}
+        Ok(false) => return (0, End::Full),
+        Err(_) => return (0, End::Broken),
+    }
     while moved < TURN {
         let result = socket.recv(|ring| match ring.len() {
             0 => (0, None),
@@ -49,7 +54,7 @@ pub fn upload(socket: &mut Socket<'_>, upstream: &Upstream) -> (usize, End) {
             Ok(Some(Err(ErrorKind::Interrupted))) => {}
             Ok(Some(Err(ErrorKind::WouldBlock))) => return (moved, End::Full),
             Ok(Some(Err(_))) => return (moved, End::Broken),
-            Err(RecvError::Finished) => return (moved, End::Eof),
+            Err(RecvError::Finished) => return (moved, finish(upstream)),
             // no bytes now; or a RST came, which shows in the socket's state
             Ok(None) | Err(RecvError::InvalidState) => return (moved, End::Empty),
         }
@@ -57,9 +62,17 @@ pub fn upload(socket: &mut Socket<'_>, upstream: &Upstream) -> (usize, End) {
     (moved, End::Turn)
 }
 
+fn finish(upstream: &mut Upstream) -> End {
+    match upstream.finish() {
+        Ok(true) => End::Eof,
+        Ok(false) => End::Full,
+        Err(_) => End::Broken,
+    }
+}
+
 /// Move what the proxy sent towards the program. `hangup`: the proxy has said that no more will come, so what is there
 /// is to be read to its end.
-pub fn download(socket: &mut Socket<'_>, upstream: &Upstream, hangup: bool) -> (usize, End) {
+pub fn download(socket: &mut Socket<'_>, upstream: &mut Upstream, hangup: bool) -> (usize, End) {
     let mut moved = 0;
     while moved < TURN {
         let result = socket.send(|ring| match ring.len() {
@@ -73,7 +86,7 @@ pub fn download(socket: &mut Socket<'_>, upstream: &Upstream, hangup: bool) -> (
             Ok(Some(Ok((0, _)))) => return (moved, End::Eof),
             Ok(Some(Ok((received, short)))) => {
                 moved += received;
-                if short && !hangup {
+                if short && !hangup && !upstream.has_more() {
                     return (moved, End::Empty);
                 }
             }

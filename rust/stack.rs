@@ -228,7 +228,9 @@ impl Stack {
         }
         self.timers.tidy(self.flows.len() - self.free.len(), |at, token| armed(&self.flows, token) == Some(at));
         self.run_errands(now);
-        self.shared.upstreams.tend_pool(now);
+        for warming in self.shared.upstreams.tend_pool(now) {
+            self.errands.add(Box::new(warming));
+        }
     }
 
     fn run_errands(&mut self, now: Instant) {

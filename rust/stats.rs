@@ -69,6 +69,8 @@ counters! {
     bytes_down,
     /// Connects that no proxy could be reached for.
     refused_unreachable,
+    /// Connects for which there was no TLS with the proxy.
+    refused_tls,
     /// Connects that no proxy answered in time.
     refused_timeout,
     /// Connects to which the proxy's answer was not HTTP.
@@ -115,6 +117,12 @@ counters! {
     pool_hits,
     /// Of these, those whose connection the proxy had hung up on.
     pool_stale,
+    /// TLS handshakes with a proxy that came to their end.
+    tls_handshakes,
+    /// Of these, those that went on with an earlier session.
+    tls_resumed,
+    /// Flows that the proxy ended without close_notify, as if it had no TLS.
+    tls_cut,
     /// Segments of connections that this stack does not know; answered with RST.
     unknown_segments,
     /// Packets that were not TCP; answered with ICMP.

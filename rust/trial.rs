@@ -26,6 +26,7 @@ impl Outcome {
         match refusal {
             Refusal::Status(401 | 407, _) => Outcome { proxy, kind: refusal.kind(), text },
             Refusal::Status(..) => Outcome::fine(proxy),
+            Refusal::Tls(error) => Outcome { proxy, kind: refusal.kind(), text: error.text.clone() },
             _ => Outcome { proxy, kind: refusal.kind(), text },
         }
     }

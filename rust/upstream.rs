@@ -6,6 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::tls::{Session, Tls};
+
 /// What a connection to the proxy is ready for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ready {
@@ -27,9 +29,9 @@ impl Ready {
 }
 
 /// A connection to the proxy.
-#[derive(Debug)]
 pub struct Upstream {
     fd: OwnedFd,
+    tls: Option<Box<Session>>,
 }
 
 impl Upstream {
@@ -44,7 +46,7 @@ impl Upstream {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        let upstream = Upstream { fd };
+        let upstream = Upstream { fd, tls: None };
         upstream.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
         upstream.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
         upstream.set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE);
@@ -52,6 +54,15 @@ impl Upstream {
         // the last ACK of the handshake goes with the request, which follows at once
         upstream.acknowledge_at_once(false);
         upstream.connect(address)?;
+        Ok(upstream)
+    }
+
+    /// Begin to connect to `address`, and to speak TLS there if `tls` says how.
+    pub fn dial_by(address: SocketAddr, tls: Option<&Tls>) -> io::Result<Upstream> {
+        let mut upstream = Upstream::dial(address)?;
+        if let Some(tls) = tls {
+            upstream.tls = Some(Box::new(Session::begin(tls)?));
+        }
         Ok(upstream)
     }
 
@@ -90,32 +101,88 @@ impl Upstream {
         }
     }
 
-    /// Send what the kernel takes now of `bytes`; WouldBlock when that is nothing.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// Do what is to be done before bytes can be sent, as far as it can be done now; says whether all is. That there is a
+    /// connection at all, `outcome` and `send` tell.
+    pub fn establish(&mut self, ready: &mut Ready) -> io::Result<bool> {
+        match &mut self.tls {
+            None => Ok(true),
+            Some(tls) => tls.establish(self.fd.as_raw_fd(), ready),
+        }
+    }
+
+    /// Say whether `establish` has sent something, and has yet to come to its end.
+    pub fn has_said_hello(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking() && tls.has_sent_all())
+    }
+
+    /// Say whether a TLS session was resumed; None without TLS, and before it is known.
+    pub fn was_resumed(&self) -> Option<bool> {
+        self.tls.as_ref().and_then(|tls| tls.was_resumed())
+    }
+
+    /// Send what can be sent now of `bytes`; WouldBlock when that is nothing. Fewer than all: no more until the socket is
+    /// reported writable.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(tls) = &mut self.tls {
+            return tls.send(self.fd.as_raw_fd(), bytes);
+        }
         // SAFETY: `bytes` is readable for its length.
         let sent = unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Receive what is there now; 0 at end of file, WouldBlock when there is nothing yet.
-    pub fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+    /// Send what `send` took and the kernel did not; says whether nothing is left. To be called when the socket is
+    /// reported writable, even where there is nothing new to send.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        match &mut self.tls {
+            None => Ok(true),
+            Some(tls) => tls.flush(self.fd.as_raw_fd()),
+        }
+    }
+
+    /// Receive what is there now; 0 at end of file, WouldBlock when there is nothing yet. Fewer than there is room for: no
+    /// more until the socket is reported readable (epoll(7)), unless `has_more` says otherwise, or the far end has hung up.
+    pub fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Some(tls) = &mut self.tls {
+            return tls.receive(self.fd.as_raw_fd(), bytes);
+        }
         // SAFETY: `bytes` is writable for its length.
         let received = unsafe { libc::recv(self.fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Say whether the far end has said nothing yet, not even goodbye.
-    pub fn is_quiet(&self) -> bool {
+    /// Say whether `receive` has something to give that the socket will not be reported for.
+    pub fn has_more(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_more())
+    }
+
+    /// Say, once, whether the far end came to its end in a way that somebody on the way could have forged.
+    pub fn take_cut(&mut self) -> bool {
+        self.tls.as_mut().is_some_and(|tls| tls.take_cut())
+    }
+
+    /// Say whether the far end has said nothing yet, not even goodbye. What TLS itself has to say does not count.
+    pub fn is_quiet(&mut self) -> bool {
         let mut byte = 0u8;
+        if let Some(tls) = self.tls.as_mut().filter(|tls| !tls.is_handshaking()) {
+            let received = tls.receive(self.fd.as_raw_fd(), std::slice::from_mut(&mut byte));
+            return received.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        }
         // SAFETY: one byte is writable.
         let received = unsafe { libc::recv(self.fd.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
         received < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
     }
 
-    /// Tell the proxy that no more bytes come (half-close).
-    pub fn finish(&self) {
+    /// Tell the proxy that no more bytes come (half-close); says whether it was told, else again when it is writable.
+    pub fn finish(&mut self) -> io::Result<bool> {
+        if let Some(tls) = &mut self.tls
+            && !tls.finish(self.fd.as_raw_fd())?
+        {
+            return Ok(false);
+        }
         // SAFETY: plain system call. A failure means that the connection is gone, which shows when it is read.
         unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_WR) };
+        Ok(true)
     }
 
     /// Close with a RST instead of a FIN.
@@ -143,6 +210,12 @@ impl Upstream {
 /// Seconds without a byte before the kernel asks whether the proxy is still there, and between such questions.
 const KEEPALIVE_IDLE: libc::c_int = 120;
 const KEEPALIVE_INTERVAL: libc::c_int = 30;
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("fd", &self.fd).field("tls", &self.tls.is_some()).finish()
+    }
+}
 
 impl AsRawFd for Upstream {
     fn as_raw_fd(&self) -> i32 {

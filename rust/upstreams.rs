@@ -1,5 +1,6 @@
 //! The proxies as one thread sees them: which is tried first, connections at hand, and what is said of them.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,9 @@ use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::stats::{Notes, Stats};
 use crate::target::Target;
+use crate::tls::Tls;
 use crate::upstream::Upstream;
+use crate::warming::Warming;
 use crate::wishes::Wishes;
 
 /// After so long the first proxy is tried first again.
@@ -22,7 +25,8 @@ pub struct Proxy {
     pub address: SocketAddr,
     /// The host of its URL: the name in its certificate and of its service principal.
     pub name: String,
-    pub tls: bool,
+    /// How to speak TLS to it; None: plain HTTP.
+    pub tls: Option<Tls>,
     /// Empty: no credentials.
     pub user: String,
     pub password: Vec<u8>,
@@ -38,12 +42,17 @@ impl Proxy {
         Proxy {
             address,
             name: address.ip().to_string(),
-            tls: false,
+            tls: None,
             user: String::new(),
             password: Vec::new(),
             schemes: Vec::new(),
             preemptive: false,
         }
+    }
+
+    /// Begin a connection to it.
+    pub fn dial(&self) -> io::Result<Upstream> {
+        Upstream::dial_by(self.address, self.tls.as_ref())
     }
 }
 
@@ -127,18 +136,46 @@ impl Upstreams {
         }
     }
 
-    /// Close what has been in the pool for long, and make what is expected to be wanted soon.
-    pub fn tend_pool(&mut self, now: Instant) {
+    /// Close what has been in the pool for long, and make what is expected to be wanted soon; give what is to be brought
+    /// to its end as an errand.
+    pub fn tend_pool(&mut self, now: Instant) -> Vec<Warming> {
+        let mut warming = Vec::new();
         while let Some(proxy) = self.pool.wants(now) {
-            match Upstream::dial(self.proxies[proxy].address) {
-                Ok(upstream) => {
-                    self.stats.pool_made.up();
-                    self.pool.give(upstream, now);
+            match self.proxies[proxy].dial() {
+                Ok(upstream) if self.proxies[proxy].tls.is_some() => {
+                    self.pool.expect();
+                    warming.push(Warming::new(upstream, self.turn, now));
                 }
+                Ok(upstream) => self.add_to_pool(upstream, now),
                 Err(_) => break, // those who need one will be told why
             }
         }
         self.stats.pool_idle_now.follow(&mut self.counted_idle, self.pool.idle() as u64);
+        warming
+    }
+
+    /// Take in a connection that was begun in turn `turn` and is ready by now; None: it came to nothing.
+    pub fn warmed(&mut self, upstream: Option<Upstream>, turn: usize, now: Instant) {
+        if turn == self.turn {
+            self.pool.expect_no_more();
+            if let Some(upstream) = upstream {
+                self.count_handshake(&upstream);
+                self.add_to_pool(upstream, now);
+            }
+        }
+    }
+
+    fn add_to_pool(&mut self, upstream: Upstream, now: Instant) {
+        self.stats.pool_made.up();
+        self.pool.give(upstream, now);
+    }
+
+    /// Count the TLS handshake of a connection, if it had one.
+    pub fn count_handshake(&self, upstream: &Upstream) {
+        if let Some(resumed) = upstream.was_resumed() {
+            self.stats.tls_handshakes.up();
+            self.stats.tls_resumed.add(u64::from(resumed));
+        }
     }
 }
 
