@@ -5,10 +5,10 @@
 //! RFC 9112 §2.2: a lone LF is taken for the end of a line. A target is an address, or a name of
 //! letters, digits and `-_.` alone, so nothing can be injected into the request.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use crate::target::Target;
+
+use crate::body::Body;
+use crate::fields::Fields;
 
 /// Most bytes of header that a proxy may send, interim replies included.
 pub const MAX_HEADER: usize = 64 * 1024;
@@ -26,14 +26,6 @@ pub fn request(target: &Target, authorization: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Give the value of Proxy-Authorization for a user and a password (RFC 7617); empty without a user.
-pub fn basic(user: &str, password: &[u8]) -> Vec<u8> {
-    if user.is_empty() {
-        return Vec::new();
-    }
-    format!("Basic {}", STANDARD.encode([user.as_bytes(), b":", password].concat())).into_bytes()
-}
-
 /// What the reply says so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -41,8 +33,8 @@ pub enum Verdict {
     More,
     /// A 2xx: of the bytes just fed, those from `rest` on belong to the stream.
     Open { rest: usize },
-    /// A final status other than 2xx, with its reason made printable.
-    Refused { status: u16, reason: String },
+    /// A final status other than 2xx, with its reason made printable; its body begins at `rest` of the bytes just fed.
+    Refused { status: u16, reason: String, rest: usize },
     /// Not an HTTP/1 reply, or too long a one.
     Bad(&'static str),
 }
@@ -85,7 +77,7 @@ impl Connect {
                     return Verdict::Open { rest: used };
                 }
                 Some((200..=299, _)) => return Verdict::Bad("the reply's header is longer than 64 KiB"),
-                Some((status, reason)) => return Verdict::Refused { status, reason },
+                Some((status, reason)) => return Verdict::Refused { status, reason, rest: used },
             }
         }
         Verdict::More
@@ -94,6 +86,17 @@ impl Connect {
     /// Say whether any byte of a reply has come.
     pub fn begun(&self) -> bool {
         self.skipped + self.head.len() > 0
+    }
+
+    /// Give the header fields of the final reply, once there is a verdict that is not `Bad`.
+    pub fn fields(&self) -> Fields {
+        Fields::parse(&self.head)
+    }
+
+    /// Give the body of a refusal, none of which has been fed to it yet.
+    pub fn body(&self, status: u16) -> Body {
+        let minor = self.head.get(b"HTTP/1.".len()).map_or(0, |digit| digit.wrapping_sub(b'0'));
+        Body::of(minor, status, &self.fields())
     }
 
     /// Move bytes into `head` up to the end of the header section; give how many, and whether it is complete.
@@ -169,7 +172,10 @@ mod tests {
             match connect.feed(piece) {
                 Verdict::More => before += piece.len(),
                 Verdict::Open { rest } => return (Verdict::Open { rest: 0 }, before + rest),
-                other => return (other, 0),
+                Verdict::Refused { status, reason, rest } => {
+                    return (Verdict::Refused { status, reason, rest: 0 }, before + rest);
+                }
+                bad @ Verdict::Bad(_) => return (bad, 0),
             }
         }
         (Verdict::More, before)
@@ -180,8 +186,9 @@ mod tests {
     }
 
     fn refuses(reply: &[u8], status: u16, reason: &str) {
-        let expected = Verdict::Refused { status, reason: reason.to_owned() };
-        assert_eq!(verdict_in_every_split(reply).0, expected);
+        let expected = Verdict::Refused { status, reason: reason.to_owned(), rest: 0 };
+        let body = reply.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        assert_eq!(verdict_in_every_split(reply), (expected, body));
     }
 
     fn is_bad(reply: &[u8]) {
@@ -200,7 +207,7 @@ mod tests {
         let target = Target::parse("192.0.2.1", 22).unwrap();
         let expected: &[u8] =
             b"CONNECT 192.0.2.1:22 HTTP/1.1\r\nHost: 192.0.2.1:22\r\nProxy-Authorization: Basic YTpi\r\n\r\n";
-        assert_eq!(request(&target, &basic("a", b"b")), expected);
+        assert_eq!(request(&target, b"Basic YTpi"), expected);
     }
 
     #[test]
@@ -239,6 +246,18 @@ mod tests {
         refuses(b"HTTP/1.1 302 Found\r\n\r\n", 302, "Found");
         refuses(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 101, "Switching Protocols");
         refuses(b"HTTP/1.1 403 \x1b[31mno\xff\r\n\r\n", 403, "?[31mno?");
+    }
+
+    #[test]
+    fn refusal_hands_over_its_fields_and_its_body() {
+        let reply =
+            b"HTTP/1.0 407 No\r\nProxy-Authenticate: Basic\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nab";
+        let mut connect = Connect::default();
+        let interim = b"HTTP/1.1 100 Continue\r\nProxy-Authenticate: NTLM\r\n\r\n";
+        assert_eq!(connect.feed(interim), Verdict::More);
+        let Verdict::Refused { rest, .. } = connect.feed(reply) else { panic!("not refused") };
+        assert_eq!(connect.fields().values("proxy-authenticate").collect::<Vec<_>>(), [b"Basic"]);
+        assert_eq!(connect.body(407).feed(&reply[rest..]), crate::body::Rest::Usable);
     }
 
     #[test]

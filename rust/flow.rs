@@ -428,8 +428,10 @@ impl Flow {
         self.upstream = None;
         self.phase = Phase::Gone;
         self.counted.at(Phase::Gone);
-        if let Body::Link(link) = std::mem::replace(&mut self.body, Body::Nothing) {
-            link.release(&mut shared.rings);
+        match std::mem::replace(&mut self.body, Body::Nothing) {
+            Body::Link(link) => link.release(&mut shared.rings),
+            Body::Approach(mut approach, _) => approach.forget(&mut shared.upstreams),
+            Body::Held(_) | Body::Nothing => {}
         }
     }
 }

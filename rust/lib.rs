@@ -3,14 +3,22 @@
 
 pub mod approach;
 pub mod attempt;
+pub mod auth;
+pub mod body;
+pub mod challenge;
 pub mod connect;
 pub mod counted;
 pub mod device;
+pub mod digest;
 pub mod errand;
 pub mod error;
+pub mod fields;
 pub mod flow;
 pub mod latency;
 pub mod link;
+pub mod lockout;
+pub mod login;
+pub mod means;
 pub mod packet;
 pub mod phase;
 pub mod pool;
@@ -28,6 +36,7 @@ pub mod threads;
 pub mod timer;
 pub mod tls;
 pub mod tls_error;
+pub mod token;
 pub mod trial;
 pub mod trust;
 pub mod upstream;
@@ -41,16 +50,20 @@ pub mod worker;
 mod python {
     use std::collections::HashMap;
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
+    use rustls::ClientConfig;
 
     use crate::error::Error;
-    use crate::settings::{Settings, address, sendable};
+    use crate::login::Login;
+    use crate::means::Means;
+    use crate::settings::{Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
+    use crate::trust;
     use crate::upstreams::Proxy;
 
     /// The attributes of a message Start.
@@ -82,17 +95,17 @@ mod python {
     }
 
     impl Upstream {
-        fn proxy(self) -> Result<Proxy, Error> {
+        fn proxy(self, tls: Option<&Arc<ClientConfig>>) -> Result<Proxy, Error> {
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
+            let allowed = schemes(&self.schemes)?;
+            let means =
+                Means { user: self.user.into_bytes(), password: self.password, allowed, preemptive: self.preemptive };
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
+                tls: self.tls.then(|| trust::for_proxy(tls, &self.name)).transpose()?,
                 name: self.name,
-                tls: self.tls,
-                user: self.user,
-                password: self.password,
-                schemes: self.schemes,
-                preemptive: self.preemptive,
+                login: Login::new(means),
             })
         }
     }
@@ -101,6 +114,7 @@ mod python {
     #[pyclass]
     struct Stack {
         threads: Mutex<Threads>,
+        tls: Option<Arc<ClientConfig>>,
     }
 
     type Outcome = (usize, &'static str, String);
@@ -110,9 +124,10 @@ mod python {
     impl Stack {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
-            let _ = files;
-            let threads = Settings::of(proxies(start.upstreams)?).and_then(Threads::new).map_err(to_python)?;
-            Ok(Stack { threads: Mutex::new(threads) })
+            let tls = trust::of_files(&files).map_err(to_python)?;
+            let proxies = proxies(start.upstreams, tls.as_ref())?;
+            let threads = Settings::of(proxies).and_then(Threads::new).map_err(to_python)?;
+            Ok(Stack { threads: Mutex::new(threads), tls })
         }
 
         fn attempt(&self, target: Option<(String, u16)>) -> PyResult<()> {
@@ -162,7 +177,7 @@ mod python {
         }
 
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams)?;
+            let successors = proxies(upstreams, self.tls.as_ref())?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -186,8 +201,9 @@ mod python {
         }
     }
 
-    fn proxies(upstreams: Vec<Upstream>) -> PyResult<Vec<Proxy>> {
-        upstreams.into_iter().map(Upstream::proxy).collect::<Result<_, Error>>().map_err(to_python)
+    fn proxies(upstreams: Vec<Upstream>, tls: Option<&Arc<ClientConfig>>) -> PyResult<Vec<Proxy>> {
+        let proxies = upstreams.into_iter().map(|upstream| upstream.proxy(tls));
+        proxies.collect::<Result<_, Error>>().map_err(to_python)
     }
 
     #[pyfunction]

@@ -41,7 +41,7 @@ impl Pool {
     pub fn measured(&mut self, proxy: usize, distance: Duration) {
         if proxy != self.proxy {
             self.idle.clear();
-            self.proxy = proxy;
+            (self.proxy, self.expected) = (proxy, 0);
         }
         self.distance = distance;
     }
@@ -73,9 +73,11 @@ impl Pool {
         self.expected += 1;
     }
 
-    /// One that was expected is given now, or never.
-    pub fn expect_no_more(&mut self) {
-        self.expected = self.expected.saturating_sub(1);
+    /// One to `proxy` that was expected is given now, or never; says whether it is wanted still.
+    pub fn expect_no_more(&mut self, proxy: usize) -> bool {
+        let wanted = proxy == self.proxy && self.expected > 0;
+        self.expected -= usize::from(wanted);
+        wanted
     }
 
     /// Keep a connection that was just begun, or is ready.

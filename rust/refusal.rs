@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::auth::Why;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
 use crate::tls_error::TlsError;
@@ -22,6 +23,8 @@ pub enum Refusal {
     Closed,
     /// A final status other than 2xx.
     Status(u16, String),
+    /// There was no authentication: the status that says so (0: it was not even asked), and why.
+    Credentials { status: u16, reason: String, why: Why },
     /// No descriptor, port or kernel memory for a socket.
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
@@ -58,6 +61,11 @@ impl Refusal {
         matches!(self, Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed)
     }
 
+    /// Say whether a person has been told already.
+    pub fn is_told_already(&self) -> bool {
+        matches!(self, Refusal::Credentials { why: Why::Resting, .. })
+    }
+
     /// Give the counter that counts it.
     pub fn counter<'a>(&self, stats: &'a Stats) -> &'a Counter {
         match self {
@@ -67,6 +75,8 @@ impl Refusal {
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
             Refusal::Status(status, _) => of_status(*status, stats),
+            Refusal::Credentials { status: 0, .. } => &stats.refused_credentials,
+            Refusal::Credentials { status, .. } => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
         }
@@ -81,7 +91,8 @@ impl Refusal {
             Refusal::Garbage(_) => "garbage",
             Refusal::Closed => "closed",
             Refusal::Status(403, _) => "403",
-            Refusal::Status(407, _) => "407",
+            Refusal::Credentials { why: Why::NoMeans { .. }, .. } => "407",
+            Refusal::Credentials { .. } => "credentials",
             Refusal::Status(502..=504, _) => "50x",
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
@@ -97,10 +108,10 @@ impl Refusal {
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
             Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
             Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),
-            Refusal::Status(407, reason) => {
-                format!(
-                    "the proxy {proxy} wants credentials (407 {reason}): give --proxy-user or --proxy-password-file"
-                )
+            Refusal::Credentials { status: 0, why, .. } => format!("the proxy {proxy} {why}"),
+            Refusal::Credentials { status, reason, why } => {
+                let said = format!("{status} {reason}");
+                format!("the proxy {proxy} {why} ({})", said.trim_end())
             }
             Refusal::Status(status, reason) => {
                 format!("the proxy {proxy} refused {target}: {}", format!("{status} {reason}").trim_end())

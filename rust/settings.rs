@@ -5,7 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::error::Error;
-use crate::upstreams::Proxy;
+use crate::means::Scheme;
+use crate::upstreams::{Proxy, share_logins};
 
 /// See the head of this file.
 #[derive(Clone)]
@@ -15,7 +16,8 @@ pub struct Settings {
 
 impl Settings {
     /// Give the settings with these proxies and nothing special.
-    pub fn of(proxies: Vec<Proxy>) -> Result<Settings, Error> {
+    pub fn of(mut proxies: Vec<Proxy>) -> Result<Settings, Error> {
+        share_logins(&mut proxies, &[]);
         if proxies.is_empty() {
             return Err(Error::Setting("at least one proxy is needed".to_owned()));
         }
@@ -38,4 +40,13 @@ pub fn sendable<'a>(what: &str, text: &'a [u8]) -> Result<&'a [u8], Error> {
         return Err(Error::Setting(format!("{what} holds a control character")));
     }
     Ok(text)
+}
+
+/// Give the schemes of authentication with these names; all of them for none.
+pub fn schemes(names: &[String]) -> Result<Vec<Scheme>, Error> {
+    if names.is_empty() {
+        return Ok(Scheme::ALL.to_vec());
+    }
+    let found = names.iter().map(|name| Scheme::named(name).ok_or(name));
+    found.collect::<Result<_, _>>().map_err(|name| Error::Setting(format!("{name:?} is no scheme of authentication")))
 }

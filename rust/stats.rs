@@ -81,6 +81,8 @@ counters! {
     refused_descriptors,
     /// Connects for which there was no memory left.
     refused_memory,
+    /// Connects for which no credentials could be shown: the proxy had refused them a while ago, or a token was missing.
+    refused_credentials,
     /// Connects that the proxy answered with 401 (Unauthorized).
     refused_status_401,
     /// Connects that the proxy answered with 403 (Forbidden).

@@ -19,7 +19,7 @@ use crate::stack::Stack;
 use crate::stats::{Notes, Stats};
 use crate::target::Target;
 use crate::trial::Outcome;
-use crate::upstreams::{Proxy, Successors, Upstreams};
+use crate::upstreams::{Proxy, Successors, Upstreams, share_logins};
 use crate::wishes::{self, Grant, Inbox, Outbox, Wish, Wishes};
 use crate::worker::{self, Signal};
 
@@ -143,7 +143,8 @@ impl Threads {
     }
 
     /// Let connections that begin from now on use `proxies`; those that are open stay where they are.
-    pub fn replace(&self, proxies: Vec<Proxy>) {
+    pub fn replace(&self, mut proxies: Vec<Proxy>) {
+        share_logins(&mut proxies, &self.settings.proxies);
         self.common.successors.announce(proxies);
     }
 

@@ -13,10 +13,10 @@ use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, HandshakeKind};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{ClientConfig, HandshakeKind};
 
 use crate::tls_error::TlsError;
 use crate::upstream::Ready;
@@ -129,11 +129,6 @@ impl Session {
         self.input == Input::Handshake
     }
 
-    /// Say whether the kernel has taken all that was to be sent.
-    pub fn has_sent_all(&self) -> bool {
-        self.sealed.is_empty()
-    }
-
     /// Say whether this connection goes on with an earlier session; None before that is known.
     pub fn was_resumed(&self) -> Option<bool> {
         self.connection.handshake_kind().map(|kind| kind == HandshakeKind::Resumed)
@@ -181,13 +176,14 @@ impl Session {
         }
         let mut taken = 0;
         for chunk in bytes.chunks(CHUNK / 2) {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let length = self.encrypt(chunk, scratch)?;
-                let sent = or_later(send(socket, &scratch[..length]))?.unwrap_or(0);
-                self.sealed.put(&scratch[sent..length]);
-                Ok(())
-            })
-            .map_err(|error: io::Error| self.explain(socket, error))?;
+            SCRATCH
+                .with_borrow_mut(|scratch| {
+                    let length = self.encrypt(chunk, scratch)?;
+                    let sent = or_later(send(socket, &scratch[..length]))?.unwrap_or(0);
+                    self.sealed.put(&scratch[sent..length]);
+                    Ok(())
+                })
+                .map_err(|error: io::Error| self.explain(socket, error))?;
             taken += chunk.len();
             if !self.sealed.is_empty() {
                 break;
@@ -333,7 +329,8 @@ impl Session {
 
 fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, into: &mut Waiting) {
     let mut message = vec![0; 4096];
-    if let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut message).map(|length| message.truncate(length)) {
+    if let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut message).map(|length| message.truncate(length))
+    {
         message.resize(needed.required_size, 0);
         let length = data.encode(&mut message).unwrap_or(0);
         message.truncate(length);

@@ -101,9 +101,10 @@ fn of_certificate(error: &CertificateError) -> TlsError {
         E::Expired => (Kind::Time, "its certificate has expired".to_owned()),
         E::ExpiredContext { not_after, .. } => (Kind::Time, format!("its certificate expired on {}", date(*not_after))),
         E::NotValidYet => (Kind::Time, "its certificate is not valid yet".to_owned()),
-        E::NotValidYetContext { not_before, .. } => {
-            (Kind::Time, format!("its certificate is valid from {} on: is this machine's clock right?", date(*not_before)))
-        }
+        E::NotValidYetContext { not_before, .. } => (
+            Kind::Time,
+            format!("its certificate is valid from {} on: is this machine's clock right?", date(*not_before)),
+        ),
         E::NotValidForName => (Kind::Name, "its certificate is for another name".to_owned()),
         E::NotValidForNameContext { presented, .. } => (Kind::Name, names(presented)),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
@@ -165,8 +166,9 @@ fn alert_name(alert: AlertDescription) -> String {
 
 fn of_incompatible(why: &PeerIncompatible) -> TlsError {
     let text = match why {
-        PeerIncompatible::ServerDoesNotSupportTls12Or13
-        | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => "it speaks no TLS newer than 1.1".to_owned(),
+        PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => {
+            "it speaks no TLS newer than 1.1".to_owned()
+        }
         other => format!("it offers only methods that are out of use ({})", printable(&format!("{other:?}"))),
     };
     TlsError { kind: Kind::Other, text }
@@ -198,9 +200,12 @@ mod tests {
 
     #[test]
     fn days_are_written_in_the_usual_form() {
-        for (seconds, expected) in
-            [(0, "1970-01-01"), (951_782_400, "2000-02-29"), (1_795_478_400, "2026-11-24"), (4_102_444_799, "2099-12-31")]
-        {
+        for (seconds, expected) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_795_478_400, "2026-11-24"),
+            (4_102_444_799, "2099-12-31"),
+        ] {
             assert_eq!(date(UnixTime::since_unix_epoch(Duration::from_secs(seconds))), expected);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! What counts is whether the proxy can be spoken to and takes the credentials; whether it likes the target does not.
 
+use crate::auth::Why;
 use crate::refusal::Refusal;
 
 /// What came of asking one proxy.
@@ -21,13 +22,37 @@ impl Outcome {
         Outcome { proxy, kind: "ok", text: String::new() }
     }
 
-    /// The proxy refused: a status other than that of wrong credentials is as good as a 2xx here.
+    /// The proxy refused: any status but that of credentials is as good as a 2xx here.
     pub fn of(proxy: usize, refusal: &Refusal, text: String) -> Outcome {
         match refusal {
-            Refusal::Status(401 | 407, _) => Outcome { proxy, kind: refusal.kind(), text },
             Refusal::Status(..) => Outcome::fine(proxy),
             Refusal::Tls(error) => Outcome { proxy, kind: refusal.kind(), text: error.text.clone() },
+            Refusal::Credentials { status, reason, why: Why::Wrong { .. } } => {
+                Outcome { proxy, kind: "wrong", text: format!("it answered {status} {reason}").trim_end().to_owned() }
+            }
+            Refusal::Credentials { why, .. } => Outcome { proxy, kind: "credentials", text: why.to_string() },
             _ => Outcome { proxy, kind: refusal.kind(), text },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(refusal: &Refusal) -> (&'static str, String) {
+        let outcome = Outcome::of(0, refusal, "text".to_owned());
+        (outcome.kind, outcome.text)
+    }
+
+    #[test]
+    fn only_credentials_and_what_is_no_answer_count() {
+        assert_eq!(outcome(&Refusal::Status(403, "Forbidden".to_owned())).0, "ok");
+        assert_eq!(outcome(&Refusal::Closed), ("closed", "text".to_owned()));
+        let wrong = Refusal::Credentials { status: 407, reason: "No".to_owned(), why: Why::Wrong { rest: None } };
+        assert_eq!(outcome(&wrong), ("wrong", "it answered 407 No".to_owned()));
+        let why = Why::NoMeans { offered: "NTLM".to_owned(), reasons: String::new(), has_user: false };
+        let none = Refusal::Credentials { status: 407, reason: String::new(), why };
+        assert!(outcome(&none).1.starts_with("wants credentials by NTLM"), "{:?}", outcome(&none));
     }
 }

@@ -3,6 +3,11 @@
 //! Comes as PEM (RFC 7468) from outside the sandbox, is parsed inside. A proxy whose certificate is itself among those that
 //! are trusted needs no authority: it is what `openssl req -x509` makes, and what OpenSSL takes.
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::mem::ManuallyDrop;
+use std::os::fd::{FromRawFd, RawFd};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -14,7 +19,34 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 
 use crate::error::Error;
+use crate::tls::Tls;
 use crate::validity::validity;
+
+/// The longest PEM that is read; the authorities of a whole system take a tenth.
+const LONGEST: u64 = 4 << 20;
+
+/// Give the configuration that the files `trust` and `identity` make; None without the former.
+pub fn of_files(files: &HashMap<String, RawFd>) -> Result<Option<Arc<ClientConfig>>, Error> {
+    let Some(&trust) = files.get("trust") else { return Ok(None) };
+    let identity = files.get("identity").map(|&fd| read(fd)).transpose()?;
+    config(&read(trust)?, identity.as_deref()).map(Some)
+}
+
+/// Give what is needed to speak TLS to the proxy that is called `host`.
+pub fn for_proxy(config: Option<&Arc<ClientConfig>>, host: &str) -> Result<Tls, Error> {
+    let config = config.ok_or_else(|| Error::Setting("there is nothing to trust for TLS".to_owned()))?;
+    let tls = Tls::new(Arc::clone(config), host);
+    tls.ok_or_else(|| Error::Setting(format!("{host:?} is no name that a certificate can be for")))
+}
+
+fn read(fd: RawFd) -> Result<Vec<u8>, Error> {
+    // SAFETY: the descriptor is the caller's and open; what is dropped does not close it.
+    let mut file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
+    let mut bytes = Vec::new();
+    let result = file.rewind().and_then(|()| (&mut *file).take(LONGEST).read_to_end(&mut bytes));
+    result.map_err(|error| Error::Setting(format!("a file of certificates cannot be read: {error}")))?;
+    Ok(bytes)
+}
 
 /// Give the configuration for all connections, with one memory of sessions to resume.
 pub fn config(trust: &[u8], identity: Option<&[u8]>) -> Result<Arc<ClientConfig>, Error> {

@@ -110,11 +110,6 @@ impl Upstream {
         }
     }
 
-    /// Say whether `establish` has sent something, and has yet to come to its end.
-    pub fn has_said_hello(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking() && tls.has_sent_all())
-    }
-
     /// Say whether a TLS session was resumed; None without TLS, and before it is known.
     pub fn was_resumed(&self) -> Option<bool> {
         self.tls.as_ref().and_then(|tls| tls.was_resumed())

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
 
+use crate::login::Login;
 use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::stats::{Notes, Stats};
@@ -19,7 +20,7 @@ use crate::wishes::Wishes;
 /// After so long the first proxy is tried first again.
 const PREFER_AGAIN: Duration = Duration::from_secs(30);
 
-/// A proxy: where it listens, and what it is told. Not Debug: it holds a password.
+/// A proxy: where it listens, and what it is told.
 #[derive(Clone)]
 pub struct Proxy {
     pub address: SocketAddr,
@@ -27,32 +28,32 @@ pub struct Proxy {
     pub name: String,
     /// How to speak TLS to it; None: plain HTTP.
     pub tls: Option<Tls>,
-    /// Empty: no credentials.
-    pub user: String,
-    pub password: Vec<u8>,
-    /// What the user gave means for, in lower case; empty: whatever `user` and `password` suffice for.
-    pub schemes: Vec<String>,
-    /// Whether credentials are sent before they are asked for.
-    pub preemptive: bool,
+    /// The credentials, and what is known of how the proxy wants them.
+    pub login: Login,
 }
 
 impl Proxy {
     /// Give a proxy at `address` that is spoken to in plain text and without credentials.
     pub fn plain(address: SocketAddr) -> Proxy {
-        Proxy {
-            address,
-            name: address.ip().to_string(),
-            tls: None,
-            user: String::new(),
-            password: Vec::new(),
-            schemes: Vec::new(),
-            preemptive: false,
-        }
+        Proxy { address, name: address.ip().to_string(), tls: None, login: Login::default() }
     }
 
     /// Begin a connection to it.
     pub fn dial(&self) -> io::Result<Upstream> {
         Upstream::dial_by(self.address, self.tls.as_ref())
+    }
+}
+
+/// Let addresses of one proxy, and those of it that are `known` already, have one memory: an account is one, too.
+pub fn share_logins(proxies: &mut [Proxy], known: &[Proxy]) {
+    for index in 0..proxies.len() {
+        let (before, rest) = proxies.split_at_mut(index);
+        let Some(proxy) = rest.first_mut() else { return };
+        let same = |other: &Proxy| (other.name.clone(), other.address.port(), other.tls.is_some());
+        let is_same = |other: &&Proxy| same(other) == same(proxy) && other.login.has_means_of(&proxy.login);
+        if let Some(other) = known.iter().chain(before.iter()).find(is_same) {
+            proxy.login = other.login.clone();
+        }
     }
 }
 
@@ -131,6 +132,9 @@ impl Upstreams {
             self.preferred = ((proxy + 1) % self.proxies.len(), Some(now));
         }
         let address = self.proxies[proxy % self.proxies.len()].address; // it may have had more
+        if refusal.is_told_already() {
+            return;
+        }
         if !self.notes.add(refusal.kind(), now, || refusal.text(target, address)) {
             self.stats.notes_held_back.up();
         }
@@ -144,7 +148,7 @@ impl Upstreams {
             match self.proxies[proxy].dial() {
                 Ok(upstream) if self.proxies[proxy].tls.is_some() => {
                     self.pool.expect();
-                    warming.push(Warming::new(upstream, self.turn, now));
+                    warming.push(Warming::new(upstream, (self.turn, proxy), now));
                 }
                 Ok(upstream) => self.add_to_pool(upstream, now),
                 Err(_) => break, // those who need one will be told why
@@ -154,14 +158,12 @@ impl Upstreams {
         warming
     }
 
-    /// Take in a connection that was begun in turn `turn` and is ready by now; None: it came to nothing.
-    pub fn warmed(&mut self, upstream: Option<Upstream>, turn: usize, now: Instant) {
-        if turn == self.turn {
-            self.pool.expect_no_more();
-            if let Some(upstream) = upstream {
-                self.count_handshake(&upstream);
-                self.add_to_pool(upstream, now);
-            }
+    /// Take in a connection to `proxy` of turn `turn` that is ready by now; None: it came to nothing.
+    pub fn warmed(&mut self, upstream: Option<Upstream>, (turn, proxy): (usize, usize), now: Instant) {
+        let wanted = turn == self.turn && self.pool.expect_no_more(proxy);
+        if let Some(upstream) = upstream.filter(|_| wanted) {
+            self.count_handshake(&upstream);
+            self.add_to_pool(upstream, now);
         }
     }
 
@@ -182,9 +184,31 @@ impl Upstreams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::means::Means;
 
     fn proxy(address: &str) -> Proxy {
         Proxy::plain(address.parse().unwrap())
+    }
+
+    #[test]
+    fn addresses_of_one_proxy_share_what_is_known_of_the_account() {
+        let named = |address: &str, name: &str, user: &str| {
+            let means = Means { user: user.as_bytes().to_vec(), ..Means::default() };
+            Proxy { name: name.to_owned(), login: Login::new(means), ..proxy(address) }
+        };
+        let known = [named("192.0.2.1:1", "a", "ann")];
+        let mut proxies = [
+            named("192.0.2.2:1", "a", "ann"),
+            named("192.0.2.3:1", "a", "bob"),
+            named("192.0.2.1:1", "b", "ann"),
+            named("192.0.2.4:1", "b", "ann"),
+            named("192.0.2.4:2", "b", "ann"),
+        ];
+        share_logins(&mut proxies, &known);
+        assert!(proxies[0].login.is(&known[0].login) && proxies[2].login.is(&proxies[3].login));
+        for (one, other) in [(0, 1), (0, 2), (3, 4)] {
+            assert!(!proxies[one].login.is(&proxies[other].login), "{one} and {other}");
+        }
     }
 
     #[test]

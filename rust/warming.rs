@@ -16,15 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Warming {
     upstream: Option<Upstream>,
     ready: Ready,
-    /// Of the proxies, when it was begun.
-    turn: usize,
+    /// Which of the proxies it is to, and of which turn of them.
+    proxy: (usize, usize),
     end: Instant,
 }
 
 impl Warming {
-    /// Go on with a connection that was just begun.
-    pub fn new(upstream: Upstream, turn: usize, now: Instant) -> Warming {
-        Warming { upstream: Some(upstream), ready: Ready::default(), turn, end: now + PATIENCE }
+    /// Go on with a connection to `proxy` (its turn, its index) that was just begun.
+    pub fn new(upstream: Upstream, proxy: (usize, usize), now: Instant) -> Warming {
+        Warming { upstream: Some(upstream), ready: Ready::default(), proxy, end: now + PATIENCE }
     }
 }
 
@@ -37,7 +37,7 @@ impl Errand for Warming {
             Err(_) => false, // those who need one will be told why
         };
         let upstream = self.upstream.take().filter(|_| ready);
-        shared.upstreams.warmed(upstream, self.turn, now);
+        shared.upstreams.warmed(upstream, self.proxy, now);
         Served::Over
     }
 

@@ -5,6 +5,7 @@
 //! added once and edge-triggered, the TUN is level-triggered.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, LazyLock};
 use std::time;
@@ -117,7 +118,8 @@ pub fn run(stack: &mut Stack, stop: &Signal, bell: &Signal, told: impl Fn()) -> 
     }
 }
 
-/// Ask each of `proxies` for `target` (None: for itself), one after the other, until one takes it or `stop` is raised.
+/// Ask each of `proxies` for `target` (None: for port 443 of itself, which proxies mostly allow where they allow anything,
+/// and so get to the credentials), one after the other, until one takes it or `stop` is raised.
 pub fn try_proxies(
     proxies: &[Proxy],
     target: Option<Target>,
@@ -133,7 +135,7 @@ pub fn try_proxies(
     let mut outcomes = Vec::new();
     for (index, proxy) in proxies.iter().enumerate() {
         upstreams.proxies = vec![proxy.clone()];
-        let target = target.clone().unwrap_or_else(|| proxy.address.into());
+        let target = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
         let Some(outcome) = try_one(&mut upstreams, &target, &epoll, bell, &told)? else { break };
         let outcome = match outcome {
             None => Outcome::fine(index),

@@ -10,6 +10,8 @@ lock=requirements.lock
 [ "${1:-}" != --dev ] || lock=requirements-dev.lock
 
 need_packages build-essential python3-venv libnftables1 iproute2 ca-certificates
+# Kerberos' library for Python comes as source, and only the tests need it here
+[ "${1:-}" != --dev ] || need_packages libkrb5-dev
 need_rust
 python=$(find_python)
 

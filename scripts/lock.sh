@@ -12,6 +12,11 @@ with open("pyproject.toml", "rb") as file:
 print("\n".join(project["project"]["dependencies"] + project["build-system"]["requires"]))
 PYTHON
 printf '%s\n' pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-linter > "$work/dev.in"
+.venv/bin/python >> "$work/dev.in" <<'PYTHON'
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    print("\n".join(tomllib.load(file)["project"]["optional-dependencies"]["kerberos"]))
+PYTHON
 
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet pip-tools

@@ -19,10 +19,10 @@ fn verdict<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Verdict, usize) {
                 assert!(rest <= piece.len() && before + rest <= MAX_HEADER);
                 return (Verdict::Open { rest: 0 }, before + rest);
             }
-            Verdict::Refused { status, reason } => {
+            Verdict::Refused { status, reason, rest } => {
                 assert!((100..=999).contains(&status) && !(200..=299).contains(&status));
                 assert!(reason.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{reason:?} in a log");
-                return (Verdict::Refused { status, reason }, 0);
+                return (Verdict::Refused { status, reason, rest: 0 }, before + rest);
             }
             bad @ Verdict::Bad(_) => return (bad, 0),
         }

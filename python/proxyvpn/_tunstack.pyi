@@ -21,7 +21,7 @@ class Stack:
         must end.
         """
     def attempt(self, target: tuple[str, int] | None) -> None:
-        """Begin to ask each proxy for a tunnel to `target` (host, port; None: itself). Raises ValueError, OSError."""
+        """Begin to ask each proxy for a tunnel to `target` (None: to port 443 of its own). ValueError, OSError."""
     def tried(self) -> list[tuple[int, str, str]] | None:
         """Take what came of attempt(), once it is over: the proxy's index, `ok` or a kind of refusal, and its words."""
     def carry(self, queues: Sequence[int]) -> None:

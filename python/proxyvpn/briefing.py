@@ -5,6 +5,8 @@ The descriptors are opened anew for each worker, by `up` and with the rights of 
 
 from __future__ import annotations
 
+import unicodedata
+
 from proxyvpn.messages import Start, Upstream
 from proxyvpn.options import Options
 from proxyvpn.reach import Place
@@ -27,4 +29,16 @@ def files(options: Options) -> dict[str, int]:  # noqa: ARG001 - so far there is
 
 def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy
     proxy = place.proxy
-    return Upstream(place.endpoint, proxy.host, user=proxy.user or "", password=proxy.password.encode())
+    return Upstream(
+        place.endpoint,
+        proxy.host,
+        user=_normal(proxy.user or ""),
+        password=_normal(proxy.password).encode(),
+        schemes=proxy.schemes,
+        preemptive=proxy.preemptive,
+    )
+
+
+def _normal(text: str) -> str:
+    """Give a user or a password as proxies compare it (RFC 7616 §4, RFC 7617 §2: normalization form C)."""
+    return unicodedata.normalize("NFC", text)

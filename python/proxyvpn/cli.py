@@ -60,6 +60,9 @@ def cli(ctx: click.Context) -> None:
 @click.option("--proxy-password-file", type=click.Path(), metavar="FILE", help="Read the password from FILE.")
 @click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")
 @click.option("--proxy-password-credential", metavar="NAME", help="The systemd credential that is the password.")
+@click.option(
+    "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
+)
 @click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")

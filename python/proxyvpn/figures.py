@@ -27,6 +27,7 @@ _REASONS: Final = {
     "refused_timeout": "timed out",
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
+    "refused_credentials": "for want of credentials",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
 }

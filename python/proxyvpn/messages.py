@@ -183,7 +183,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Ask each proxy for a tunnel to this host and port (none: to itself), until one can be spoken to."""
+    """Ask each proxy for a tunnel to this host and port (none: its own, 443), until one can be spoken to."""
 
     host: str = ""
     port: int = 0
@@ -191,7 +191,9 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of asking upstream number `proxy`: `ok`, or the kind of its refusal, and words for a person."""
+    """What came of asking upstream number `proxy`: `ok`, or the kind of its refusal, and words for a person. `wrong`:
+    it refuses the credentials; with `credentials`, the words go on from the proxy's name.
+    """
 
     proxy: int
     kind: str
@@ -257,6 +259,32 @@ class Counters:
     values: dict[str, int]
 
 
+# What `up` asks of the process that makes tokens.
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Make a token for the proxy `host`, or check its last one. An empty `challenge` (base64) begins the context with
+    this number. `answer` comes back in a Made with the same `number`.
+    """
+
+    number: int
+    host: str
+    scheme: str
+    context: str
+    challenge: str
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of Make: `token BASE64`, `done`, `missing WHY` or `wrong WHY`, as rust/token.rs reads it."""
+
+    number: int
+    answer: str = field(repr=False)
+
+
 # What `status` and `teardown` ask of a running `up`, over the socket in the state directory.
 
 
@@ -301,7 +329,7 @@ class Confirmed:
 Message = (
     Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Dial | Dialled | Status | State | Close
     | Closed | Reclaim | Reclaimed | Refused | Start | Started | Try | Tried | Carry | Carrying | Wish | Grant
-    | Replace | Replaced | Count | Counters | Ask | Report | Down | Confirm | Confirmed
+    | Replace | Replaced | Count | Counters | Make | Made | Ask | Report | Down | Confirm | Confirmed
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}

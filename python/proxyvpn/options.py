@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import proxy, resolvers
+from proxyvpn import proxy, resolvers, schemes
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
@@ -37,6 +37,7 @@ class Typed:
     proxy_user: str | None = None
     password: str | None = None
     """What the file, the credential or the command said, not its name."""
+    proxy_auth: str | None = None
     dns: tuple[str, ...] = ()
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
@@ -74,6 +75,9 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         if not source:
             raise
         raise UsageError(f"{error.what} (from {source})", error.why, error.advice) from error
+    if typed.proxy_auth is not None:
+        wanted = schemes.parse(typed.proxy_auth)
+        proxies = tuple(schemes.apply(wanted, each) for each in proxies)
     if len(proxies) > MOST_PROXIES:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and password is None and any(each.password for each in proxies):

@@ -27,12 +27,16 @@ _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Proxy:
-    """An HTTP proxy: `host` is a name or an address without brackets; `user` None means no credentials."""
+    """An HTTP proxy: `host` is a name or an address without brackets; `user` None means no credentials. `schemes` are
+    those of authentication that may be used, none: all; `preemptive`: Basic is sent before the proxy asks for it.
+    """
 
     host: str
     port: int
     user: str | None = None
     password: str = field(default="")
+    schemes: tuple[str, ...] = ()
+    preemptive: bool = False
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:

@@ -22,8 +22,8 @@ LIMIT: Final = 3.0
 
 
 def is_needed(places: tuple[Place, ...]) -> bool:
-    """Say whether a proxy has credentials to try."""
-    return any(place.proxy.user is not None for place in places)
+    """Say whether a proxy has credentials to try, or is to be shown a ticket."""
+    return any(place.proxy.user is not None or "negotiate" in place.proxy.schemes for place in places)
 
 
 def run(worker: Worker, wishes: Wishes, places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> None:
@@ -57,10 +57,12 @@ def judge(outcomes: tuple[Outcome, ...], places: tuple[Place, ...]) -> None:
 
 
 def _error(outcome: Outcome, place: Place) -> ProxyvpnError:
-    if outcome.kind in ("407", "401"):  # 401 is what tinyproxy says to a wrong password
+    if outcome.kind == "wrong":
         return CredentialsRefused(
             f"the proxy {place.proxy} refuses the user or the password",
-            f"it answered {outcome.kind}",
+            outcome.text,
             "check --proxy-user and --proxy-password-file, or the user and password in the URL",
         )
+    if outcome.kind == "credentials":
+        return CredentialsRefused(f"the proxy {place.proxy} {outcome.text}")
     return ProxyUnreachable(f"the proxy {place.proxy} cannot be used", outcome.text, "check its URL, and that it runs")

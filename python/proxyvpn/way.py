@@ -118,18 +118,29 @@ def start(environ: Mapping[str, str]) -> tuple[Channel, Process]:
         raise PrivilegeMissing("the installed helper cannot be started", error.strerror or "", advice) from error
 
 
-def spawn(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Channel, subprocess.Popen[bytes]]:
-    """Start a child with a socket as its fd 0, and an environment that has no proxy in it."""
+def spawn(
+    argv: Sequence[str], environ: Mapping[str, str], kept: Sequence[str] = ()
+) -> tuple[Channel, subprocess.Popen[bytes]]:
+    """Start a child with a socket as its fd 0, and an environment that has no proxy in it; `kept` is passed on, too."""
     ours, theirs = Channel.pair()
     with theirs:
         process = subprocess.Popen(
             argv,
             stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
-            env={name: environ[name] for name in _KEPT if name in environ},
+            env={name: environ[name] for name in (*_KEPT, *kept) if name in environ},
             cwd="/",
         )
     return ours, process
+
+
+def end(process: Process, limit: float) -> None:
+    """Wait until a process has ended; kill it when it does not end by itself."""
+    try:
+        process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def program() -> str:

@@ -21,6 +21,7 @@ from proxyvpn.options import Options
 from proxyvpn.plan import Host
 from proxyvpn.reach import Place
 from proxyvpn.renewal import EVERY
+from proxyvpn.token_source import TokenSource
 from proxyvpn.wishes import Provider
 
 WORKER_UIDS: Final = privilege.HELPER_UIDS[::-1]
@@ -78,7 +79,7 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         worker=lambda: Worker.start(environ),
         resolve=lambda options, stop: reach.resolve(options.proxies, stop),
         attempt=reach.attempt,
-        providers=lambda _: {},
+        providers=lambda options: {"token": TokenSource.of(options.proxies, environ)},
         read=read_text,
         host=host,
         say=say,

@@ -75,6 +75,11 @@ EVERY: Final[dict[str, dict[str, Any]]] = {
     "Wish": {"is": "Wish", "number": 1, "kind": "token", "content": b""},
     "Grant": {"is": "Grant", "number": 1, "content": b"", "refusal": ""},
     "Started": {"is": "Started", "sandbox": []},
+    "Make": {
+        **{"is": "Make", "number": 1, "host": "proxy.example", "scheme": "ntlm", "context": "1", "challenge": ""},
+        **{"user": "", "password": ""},
+    },
+    "Made": {"is": "Made", "number": 1, "answer": "done"},
     "Count": {"is": "Count"},
     "Counters": {"is": "Counters", "values": {}},
     "Ask": {"is": "Ask"},

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acknowledging;
+mod authenticating;
 mod by_hand;
 mod carrying;
 mod closing;

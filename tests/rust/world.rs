@@ -11,11 +11,14 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use _tunstack::device::Device;
+use _tunstack::login::Login;
+use _tunstack::means::Means;
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
 use _tunstack::upstream::Upstream;
 use _tunstack::upstreams::{Proxy, Upstreams};
+use _tunstack::wishes::{Inbox, Outbox, Wishes};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
@@ -33,6 +36,13 @@ pub const TARGET6: &str = "[2001:db8::1]:443";
 /// A proxy that lets connections through at once.
 pub const GRANT: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
+/// What is outside of the worker's sandbox: this test.
+#[derive(Default)]
+struct Outside {
+    wishes: Arc<Outbox>,
+    grants: Arc<Inbox>,
+}
+
 pub struct World {
     pub now: Instant,
     pub stack: Stack,
@@ -40,6 +50,8 @@ pub struct World {
     pub notes: Arc<Notes>,
     pub program: Program,
     pub proxies: Vec<TcpListener>,
+    login: Login,
+    outside: Outside,
     epoll: Epoll,
 }
 
@@ -56,12 +68,23 @@ impl World {
 
     /// Make a world whose stack begins with the sequence numbers that follow from `seed`.
     pub fn seeded(seed: u64, proxies: Vec<TcpListener>, mtu: usize, wire: Wire) -> World {
+        World::made((seed, proxies, Login::default()), mtu, wire)
+    }
+
+    /// Make a world with `proxies` proxies, to all of which the same is said of the user.
+    pub fn of(means: Means, proxies: usize) -> World {
+        let proxies = (0..proxies).map(|_| listener()).collect();
+        World::made((SEED, proxies, Login::new(means)), 65535, Wire::default())
+    }
+
+    fn made((seed, proxies, login): (u64, Vec<TcpListener>, Login), mtu: usize, wire: Wire) -> World {
         let (ours, theirs) = packet_pair();
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
         let now = Instant::from_secs(1000);
-        let stack = stack((ours, seed), &proxies, 0, &stats, &notes, now);
+        let outside = Outside::default();
+        let stack = stack((ours, seed), (&proxies, &login, &outside), 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
-        World { now, stack, stats, notes, program, proxies, epoll: Epoll::new() }
+        World { now, stack, stats, notes, program, proxies, login, outside, epoll: Epoll::new() }
     }
 
     pub fn plain() -> World {
@@ -136,7 +159,8 @@ impl World {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
         self.stats = Arc::default();
-        self.stack = stack((queue, SEED), &self.proxies, warm, &self.stats, &self.notes, self.now);
+        self.stack =
+            stack((queue, SEED), (&self.proxies, &self.login, &self.outside), warm, &self.stats, &self.notes, self.now);
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
@@ -162,12 +186,36 @@ impl World {
         });
         let stream = taken.unwrap().0;
         stream.set_nonblocking(true).unwrap();
+        let request = self.next_request(&stream);
+        (stream, request)
+    }
+
+    /// Take the next whole request that comes by `stream`.
+    pub fn next_request(&mut self, stream: &TcpStream) -> String {
         let mut request = Vec::new();
         self.until("a whole request", |_| {
-            read_some(&stream, &mut request).unwrap();
+            read_some(stream, &mut request).unwrap();
             request.ends_with(b"\r\n\r\n")
         });
-        (stream, String::from_utf8(request).unwrap())
+        String::from_utf8(request).unwrap()
+    }
+
+    /// Take the next wish for a token, which is `content`; give its number.
+    pub fn wish(&mut self, content: &[u8]) -> u64 {
+        let mut taken = Vec::new();
+        self.until("a wish", |world| {
+            taken = world.outside.wishes.take(1);
+            !taken.is_empty()
+        });
+        assert_eq!((taken[0].kind, taken[0].content.as_slice()), ("token", content));
+        taken[0].number
+    }
+
+    /// Answer wish `number`.
+    pub fn grant(&mut self, number: u64, content: &[u8]) {
+        self.outside.grants.put(number, Ok((content.to_vec(), None)));
+        self.stack.take_grants();
+        self.step();
     }
 
     /// Open a connection through the proxy: the program's end and the proxy's.
@@ -201,15 +249,16 @@ impl World {
 
 fn stack(
     (queue, seed): (OwnedFd, u64),
-    proxies: &[TcpListener],
+    (proxies, login, outside): (&[TcpListener], &Login, &Outside),
     warm: usize,
     stats: &Arc<Stats>,
     notes: &Arc<Notes>,
     now: Instant,
 ) -> Stack {
-    let address = |proxy: &TcpListener| Proxy::plain(proxy.local_addr().unwrap());
+    let address = |proxy: &TcpListener| Proxy { login: login.clone(), ..Proxy::plain(proxy.local_addr().unwrap()) };
     let proxies = proxies.iter().map(address).collect();
     let mut upstreams = Upstreams::new(proxies, Arc::clone(stats), Arc::clone(notes));
+    upstreams.wishes = Wishes::new(Arc::clone(&outside.wishes), Arc::clone(&outside.grants), 0);
     for _ in 0..warm {
         let upstream = Upstream::dial(upstreams.proxies[0].address).unwrap();
         upstreams.pool.give(upstream, now);

@@ -207,7 +207,7 @@ def test_worker_that_fails_before_the_tunnel_is_opened_changes_nothing(
 
 
 def test_refused_credentials_are_found_before_the_tunnel_is_opened(state: StateDir, stage: Stage) -> None:
-    stage.kernel.outcomes = (Outcome(0, "407", "no"),)
+    stage.kernel.outcomes = (Outcome(0, "wrong", "it answered 407"),)
     assert isinstance(run(KILLSWITCH, state, stage), CredentialsRefused)
     assert "Open" not in stage.kernel.asked
     assert files(state) == set()

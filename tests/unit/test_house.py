@@ -17,7 +17,7 @@ RUST_FILES = {path.name: path for path in sorted(RUST.glob("*.rs"))}
 
 PURE = (
     *("plan.py", "tunnel.py", "ruleset.py", "chains.py", "proxy.py", "resolvers.py", "options.py", "report.py"),
-    *("restarts.py", "figures.py"),
+    *("restarts.py", "figures.py", "schemes.py"),
     *("places.py", "stamp.py", "setup/contents.py", "setup/units.py", "setup/check.py"),
     *("messages.py", "mark.py", "errors.py"),
     *("config/keys.py", "config/merge.py", "config/show.py"),
@@ -57,6 +57,7 @@ def test_pure_files_exist() -> None:
         ("msgpack", {"messages.py"}),
         ("click", {"cli.py"}),
         ("nftables", {"firewall/nft.py"}),
+        ("spnego", {"tokens.py"}),
         (
             "subprocess",
             {"children.py", "way.py", "password.py", "firewall/nft.py", "firewall/iptables.py", "setup/programs.py"},

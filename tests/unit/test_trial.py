@@ -20,7 +20,7 @@ from proxyvpn.wishes import Wishes
 
 PLACE = Place(Proxy("proxy.example", 3128, "ann", "hunter2"), Endpoint(ip_address("192.0.2.7"), 3128))
 SECOND = replace(PLACE, endpoint=Endpoint(ip_address("192.0.2.8"), 3128))
-FINE, WRONG, DEAD = Outcome(0, "ok", ""), Outcome(0, "407", "no"), Outcome(1, "closed", "it hung up")
+FINE, WRONG, DEAD = Outcome(0, "ok", ""), Outcome(0, "wrong", "it answered 407 No"), Outcome(1, "closed", "it hung up")
 
 
 @pytest.fixture
@@ -36,10 +36,17 @@ def test_one_proxy_that_can_be_spoken_to_is_enough() -> None:
     trial.judge((), (PLACE,))
 
 
-@pytest.mark.parametrize("kind", ["407", "401"])
-def test_refused_credentials_count_more_than_a_dead_proxy(kind: str) -> None:
-    with pytest.raises(CredentialsRefused, match=f"answered {kind}") as caught:
-        trial.judge((DEAD, Outcome(0, kind, "no")), (PLACE, SECOND))
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (WRONG, "refuses the user or the password\nit answered 407 No"),
+        (Outcome(0, "credentials", "wants credentials by NTLM"), "3128 wants credentials by NTLM"),
+    ],
+)
+def test_refused_credentials_count_more_than_a_dead_proxy(outcome: Outcome, says: str) -> None:
+    with pytest.raises(CredentialsRefused) as caught:
+        trial.judge((DEAD, outcome), (PLACE, SECOND))
+    assert says in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 
@@ -71,4 +78,6 @@ def test_signal_interrupts_the_trial(stop: tuple[int, int]) -> None:
 
 def test_trial_is_for_proxies_with_credentials() -> None:
     assert trial.is_needed((PLACE,))
-    assert not trial.is_needed((Place(Proxy("proxy.example", 3128), PLACE.endpoint),))
+    bare = Proxy("proxy.example", 3128)
+    assert not trial.is_needed((Place(bare, PLACE.endpoint),))
+    assert trial.is_needed((Place(replace(bare, schemes=("negotiate",)), PLACE.endpoint),))
