@@ -1,5 +1,5 @@
 //! The way to a 2xx, for a connection that begins or anything else that wants a tunnel: one proxy after the other is
-//! dialled and asked.
+//! dialled and asked; where one is slow to accept, the next is dialled beside it.
 //!
 //! Where the proxy wants credentials, it is asked again, by the same connection where it keeps that one. A token for that
 //! may have to come from outside the sandbox; meanwhile the connection is made, or kept.
@@ -8,24 +8,32 @@
 //! come, and gets the open connection or the reason why there is none.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use smoltcp::time::{Duration, Instant};
 
 use crate::attempt::{Attempt, Heard};
 use crate::auth::{Step, Why};
-use crate::refusal::Refusal;
+use crate::choice::Asked;
+use crate::race::{self, Rival, Rivals};
+use crate::refusal::{self, Refusal};
+use crate::standing::{Standing, Use};
 use crate::target::Target;
 use crate::token::{self, Answer};
 use crate::upstream::{Ready, Upstream};
 use crate::upstreams::Upstreams;
 
-/// For all connects of one approach together.
+/// For all connects of one approach together; less for one that comes late in it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a token; whoever makes it has a shorter limit.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// A proxy that has not answered for so long is not waited for any more once it is found to be down; and how often that is
+/// looked for.
+const HANGING: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How far it has come with the proxy of this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,18 +62,34 @@ pub struct Granted {
     pub ready: Ready,
     /// Bytes of the stream that came with the reply.
     pub early: Vec<u8>,
+    /// By which the connection is counted as long as it lives.
+    pub used: Option<Use>,
 }
 
 /// See the head of this file.
 pub struct Approach {
     attempt: Attempt,
     stage: Stage,
+    begun: Instant,
+    /// Whether no other proxy may be asked.
+    alone: bool,
+    asked: Asked,
+    /// What its proxies are chosen by; see balance.rs.
+    destination: u64,
     upstream: Option<Upstream>,
+    used: Option<Use>,
     ready: Ready,
     deadline: Option<Instant>,
     /// The number of a wish for a token.
     fetching: Option<u64>,
     is_granted: bool,
+    /// When the next proxy is to be dialled beside this one, and those beside which that has happened.
+    race: Option<Instant>,
+    rivals: Rivals,
+    /// Since when the proxy has been asked.
+    asking: Instant,
+    /// Why it will be refused, if no proxy is left: what a proxy has answered, before what kept another from answering.
+    reason: Option<Refusal>,
     refused: Option<Refusal>,
     /// Connections to proxies begun so far, and when the last one was.
     dials: u32,
@@ -75,21 +99,49 @@ pub struct Approach {
 impl Approach {
     /// Begin by dialling the first proxy for `target`.
     pub fn begin(target: Target, now: Instant, upstreams: &mut Upstreams) -> Approach {
-        let attempt = Attempt::new(target, upstreams.preferred(now));
-        let mut approach = Approach {
-            attempt,
+        upstreams.follow();
+        let destination = upstreams.choice.destination(&target);
+        let mut approach = Approach::new(target, destination, now);
+        if !approach.dial(now, upstreams) {
+            approach.refused = Some(Refusal::Closed); // there are no proxies
+        }
+        approach
+    }
+
+    /// Begin by dialling the proxy of `standing`, and ask no other, on nobody's behalf.
+    pub fn alone(standing: &Arc<Standing>, target: Target, now: Instant, upstreams: &mut Upstreams) -> Approach {
+        upstreams.follow();
+        let mut approach = Approach::new(target, 0, now);
+        approach.alone = true;
+        match upstreams.place(standing) {
+            Some(place) => approach.dial_at(place, Use::of_nobody(standing, now), now, upstreams),
+            None => approach.refused = Some(Refusal::Closed), // it is gone
+        }
+        approach
+    }
+
+    fn new(target: Target, destination: u64, now: Instant) -> Approach {
+        Approach {
+            attempt: Attempt::new(target),
             stage: Stage::Dialing,
+            begun: now,
+            alone: false,
+            asked: Asked::default(),
+            destination,
             upstream: None,
+            used: None,
             ready: Ready::default(),
             deadline: None,
             fetching: None,
             is_granted: false,
+            race: None,
+            rivals: Rivals::default(),
+            asking: now,
+            reason: None,
             refused: None,
             dials: 0,
             dialled: now,
-        };
-        approach.dial(now, upstreams);
-        approach
+        }
     }
 
     /// Give the descriptor to be watched.
@@ -127,14 +179,14 @@ impl Approach {
     /// Give it up: reset the connection to the proxy.
     pub fn abandon(&mut self) {
         self.upstream.take().into_iter().for_each(Upstream::reset);
+        (self.rivals, self.used) = (Rivals::default(), None);
     }
 
     /// Do all that can be done now. Not to be called again once it is over.
     pub fn serve(&mut self, now: Instant, upstreams: &mut Upstreams) -> Progress {
         self.take_token(now, upstreams);
-        if self.deadline.is_some_and(|deadline| deadline <= now) && self.refused.is_none() {
-            let refusal = self.lateness();
-            self.fail(refusal, now, upstreams);
+        if self.refused.is_none() {
+            self.keep_time(now, upstreams);
         }
         match self.stage {
             Stage::Dialing => self.await_connect(now, upstreams),
@@ -147,17 +199,19 @@ impl Approach {
         if self.is_granted
             && let Some(upstream) = self.upstream.take()
         {
-            return Progress::Granted(Granted { upstream, ready: self.ready, early: self.attempt.take_early() });
+            self.opened(now, upstreams);
+            let early = self.attempt.take_early();
+            return Progress::Granted(Granted { upstream, ready: self.ready, early, used: self.used.take() });
         }
         match self.refused.take() {
             Some(refusal) => Progress::Refused(refusal),
-            None => Progress::Waiting(self.deadline),
+            None => Progress::Waiting(self.next_look(now, upstreams)),
         }
     }
 
     fn lateness(&self) -> Refusal {
         match self.stage {
-            Stage::Dialing => Refusal::Timeout("did not accept a connection"),
+            Stage::Dialing => Refusal::Timeout(refusal::ACCEPT),
             Stage::Securing => Refusal::Timeout("did not finish the TLS handshake (is this its https:// port?)"),
             Stage::Asking if self.fetching.is_some() => {
                 self.refusal_for(Why::Broken("no token for it could be had in time".to_owned()))
@@ -176,9 +230,66 @@ impl Approach {
         self.refused.take()
     }
 
-    fn dial(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let step = self.attempt.turn_to_next(&upstreams.proxies, now);
-        self.follow(step, now, upstreams);
+    // What time brings.
+
+    fn keep_time(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        self.follow(now, upstreams);
+        if self.stage == Stage::Asking && self.is_hanging(now, upstreams) {
+            self.fail(Refusal::Timeout("did not answer"), now, upstreams);
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            while let Some(rival) = self.rivals.pop() {
+                self.note(&Refusal::Timeout(refusal::ACCEPT), &rival.used, now, upstreams);
+            }
+            let refusal = self.lateness();
+            self.fail(refusal, now, upstreams);
+        }
+        if self.race.is_some_and(|race| race <= now) && self.stage == Stage::Dialing {
+            self.race_another(now, upstreams);
+        }
+    }
+
+    /// The proxies may have other places since the last look; a proxy that is gone is not asked any more.
+    fn follow(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let Some(used) = &self.used else { return };
+        match upstreams.place(&used.standing) {
+            Some(place) => self.attempt.proxy = place,
+            None => {
+                self.attempt.is_the_last();
+                self.fail(Refusal::Closed, now, upstreams);
+            }
+        }
+    }
+
+    /// Say whether the proxy has been silent for long, and another finds that it is down.
+    fn is_hanging(&self, now: Instant, upstreams: &Upstreams) -> bool {
+        now >= self.asking + HANGING
+            && self.fetching.is_none()
+            && self.used.as_ref().is_some_and(|used| used.is_lost(now))
+            && upstreams.choice.has_another(&self.asked, now)
+    }
+
+    fn next_look(&self, now: Instant, upstreams: &Upstreams) -> Option<Instant> {
+        let may_hang = self.stage == Stage::Asking && !self.alone && upstreams.choice.has_another(&self.asked, now);
+        let look = may_hang.then(|| (self.asking + HANGING).max(now + LOOK_EVERY));
+        [self.deadline, self.race, look].into_iter().flatten().min()
+    }
+
+    // Dialling.
+
+    /// Dial the next proxy; false when none is left to be asked.
+    fn dial(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
+        let Some(place) = upstreams.choice.next(&self.asked, self.destination, now) else { return false };
+        let standing = Arc::clone(&upstreams.choice.standings()[place]);
+        self.asked.pass(standing.address);
+        self.dial_at(place, Use::begin(&standing, now), now, upstreams);
+        true
+    }
+
+    fn dial_at(&mut self, place: usize, used: Use, now: Instant, upstreams: &mut Upstreams) {
+        self.used = Some(used);
+        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
+        self.obey(step, now, upstreams);
         if self.refused.is_some() || self.upstream.is_some() {
             return; // it is over, or another proxy was dialled instead
         }
@@ -190,7 +301,7 @@ impl Approach {
     }
 
     /// Do what the proxy's answer, or a token's, has led to.
-    fn follow(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
+    fn obey(&mut self, step: Step, now: Instant, upstreams: &mut Upstreams) {
         match step {
             Step::Ask(authorization) => self.attempt.authorize(&authorization),
             Step::Granted => self.is_granted = true,
@@ -208,7 +319,7 @@ impl Approach {
         if self.fetching.is_none() {
             let answer = Answer::Missing("too many are waited for".to_owned());
             let step = self.attempt.take_token(answer, now);
-            self.follow(step, now, upstreams);
+            self.obey(step, now, upstreams);
         } else if self.stage == Stage::Asking {
             self.deadline = Some(now + TOKEN_TIMEOUT);
         }
@@ -219,7 +330,7 @@ impl Approach {
         self.fetching = None;
         let answer = grant.map_or_else(Answer::Missing, |(bytes, _)| Answer::parse(&bytes));
         let step = self.attempt.take_token(answer, now);
-        self.follow(step, now, upstreams);
+        self.obey(step, now, upstreams);
         if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
             self.deadline = Some(now + REPLY_TIMEOUT);
         }
@@ -233,16 +344,50 @@ impl Approach {
                 self.upstream = Some(upstream);
                 self.dials += 1;
                 self.dialled = now;
-                let share = CONNECT_TIMEOUT / upstreams.proxies.len() as u32;
-                self.deadline = Some(now + share.max(CONNECT_TIMEOUT_MIN));
-                self.send_request(now, upstreams);
+                self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
+                let alone = race::alone(upstreams.pool.distance(self.attempt.proxy));
+                self.race = (!self.alone && upstreams.choice.has_another(&self.asked, now)).then(|| now + alone);
+                self.begin_talk(now, upstreams);
             }
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
     }
 
+    /// Dial the next proxy beside the one that is slow.
+    fn race_another(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        self.race = None;
+        self.forget(upstreams);
+        let (Some(upstream), Some(used)) = (self.upstream.take(), self.used.take()) else { return };
+        upstreams.note_change(used.slow(now), &used.standing);
+        self.rivals.add(Rival { upstream, used, dialled: self.dialled });
+        if self.dial(now, upstreams) {
+            upstreams.stats.proxy_races.up();
+        } else {
+            self.take_back(now, upstreams);
+        }
+    }
+
+    /// Wait for the last of the rivals; false when there is none.
+    fn take_back(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
+        let Some(rival) = self.rivals.pop() else { return false };
+        let Some(place) = upstreams.place(&rival.used.standing) else { return self.take_back(now, upstreams) };
+        (self.upstream, self.used, self.dialled) = (Some(rival.upstream), Some(rival.used), rival.dialled);
+        // news of it may have come while it was a rival
+        (self.ready, self.stage) = (Ready { readable: true, writable: true, ..Ready::default() }, Stage::Dialing);
+        self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
+        self.attempt.resume();
+        self.forget(upstreams);
+        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
+        self.obey(step, now, upstreams);
+        self.begin_talk(now, upstreams);
+        true
+    }
+
     fn await_connect(&mut self, now: Instant, upstreams: &mut Upstreams) {
         if !self.ready.writable {
+            return;
+        }
+        if self.judge_race(now, upstreams) {
             return;
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
@@ -252,11 +397,22 @@ impl Approach {
         }
     }
 
+    /// Do at once what can be done where there is a connection already.
+    fn begin_talk(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        match &self.upstream {
+            Some(upstream) if upstream.is_tls() => self.secure(now, upstreams),
+            _ => self.send_request(now, upstreams),
+        }
+    }
+
     /// Go on with the TLS handshake, if there is one.
     fn secure(&mut self, now: Instant, upstreams: &mut Upstreams) {
         let Some(upstream) = &mut self.upstream else { return };
         match upstream.establish(&mut self.ready) {
-            Ok(false) => self.stage = Stage::Securing,
+            Ok(false) if upstream.has_said_hello() => {
+                (self.stage, self.race, self.rivals) = (Stage::Securing, None, Rivals::default());
+            }
+            Ok(false) => {}
             Ok(true) if self.fetching.is_some() => self.is_connected(TOKEN_TIMEOUT, now, upstreams),
             Ok(true) => self.send_request(now, upstreams),
             Err(error) => self.fail(Refusal::of_dial(error), now, upstreams),
@@ -268,8 +424,21 @@ impl Approach {
             upstreams.count_handshake(upstream);
             upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
         }
-        self.deadline = Some(now + limit);
-        self.stage = Stage::Asking;
+        (self.deadline, self.race) = (Some(now + limit), None);
+        self.rivals = Rivals::default();
+        (self.stage, self.asking) = (Stage::Asking, now);
+    }
+
+    /// Let a rival that is connected take the place of the one that is waited for; says whether there was one.
+    fn judge_race(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
+        let mut failed = Vec::new();
+        let winner = self.rivals.take_winner(&mut failed);
+        for (rival, error) in failed {
+            self.note(&Refusal::of_dial(error), &rival.used, now, upstreams);
+        }
+        let Some(winner) = winner else { return false };
+        self.rivals.add(winner);
+        self.take_back(now, upstreams)
     }
 
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
@@ -280,6 +449,8 @@ impl Approach {
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
     }
+
+    // Asking.
 
     fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
         if let Some(upstream) = self.upstream.as_mut().filter(|_| self.ready.writable) {
@@ -299,7 +470,7 @@ impl Approach {
                 Ok(Heard::Free | Heard::Spent) => {}
                 Ok(Heard::Step(step)) => {
                     self.deadline = Some(now + REPLY_TIMEOUT);
-                    self.follow(step, now, upstreams);
+                    self.obey(step, now, upstreams);
                 }
                 Err(refusal) => return self.fail(refusal, now, upstreams),
             }
@@ -315,9 +486,15 @@ impl Approach {
         self.ask_by(dialled, now, upstreams);
     }
 
+    fn opened(&self, now: Instant, upstreams: &mut Upstreams) {
+        if let Some(used) = &self.used {
+            upstreams.note_change(used.opened(now), &used.standing);
+        }
+    }
+
     /// Go on to the next proxy, or end.
     fn fail(&mut self, refusal: Refusal, now: Instant, upstreams: &mut Upstreams) {
-        self.deadline = None;
+        (self.deadline, self.race) = (None, None);
         if self.attempt.was_hung_up(&refusal) {
             if self.attempt.warm {
                 upstreams.stats.pool_stale.up();
@@ -325,12 +502,31 @@ impl Approach {
             return self.dial_again(now, upstreams);
         }
         self.forget(upstreams);
-        upstreams.note_refusal(&refusal, &self.attempt.target, self.attempt.proxy, now);
-        self.abandon();
-        if refusal.is_worth_another_proxy() && self.attempt.tried < upstreams.proxies.len() {
-            upstreams.stats.proxy_failovers.up();
-            return self.dial(now, upstreams);
+        if let Some(used) = self.used.take() {
+            self.note(&refusal, &used, now, upstreams);
+            if refusal.is_of_credentials() {
+                upstreams.same_credentials(&used.standing).for_each(|address| self.asked.pass(address));
+            }
         }
-        self.refused = Some(refusal);
+        self.upstream.take().into_iter().for_each(Upstream::reset);
+        let goes_on = !self.alone && refusal.goes_on(upstreams.policy().on_refusal);
+        if refusal.is_an_answer() {
+            self.asked.answered();
+        }
+        if refusal.is_an_answer() || !goes_on || self.reason.is_none() {
+            self.reason = Some(refusal);
+        }
+        if goes_on && (self.dial(now, upstreams) || self.take_back(now, upstreams)) {
+            upstreams.stats.proxy_failovers.up();
+        } else {
+            self.refused = self.reason.take();
+        }
+    }
+
+    fn note(&self, refusal: &Refusal, used: &Use, now: Instant, upstreams: &mut Upstreams) {
+        if used.counts() && !refusal.is_told_already() {
+            upstreams.note_refusal(refusal, &self.attempt.target, used.standing.address, now);
+        }
+        upstreams.note_change(used.refused(refusal, now), &used.standing);
     }
 }

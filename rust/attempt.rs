@@ -1,5 +1,5 @@
-//! What is said to the proxies on the way to a 2xx: the request, and the reading of its reply, again where the proxy wants
-//! credentials; one proxy after the other.
+//! What is said to a proxy on the way to a 2xx: the request, and the reading of its reply, again where the proxy wants
+//! credentials.
 //!
 //! Knows nothing of stages and time limits; approach.rs does. What credentials are said is decided in auth.rs.
 
@@ -24,9 +24,7 @@ const SCRATCH: usize = 8 * 1024;
 /// See the head of this file.
 pub struct Attempt {
     pub target: Target,
-    /// The proxy tried first, how many were tried, and the one of this attempt.
-    first: usize,
-    pub tried: usize,
+    /// The place of the proxy.
     pub proxy: usize,
     /// Whether the connection was made before it was needed: it may have been hung up on since.
     pub warm: bool,
@@ -73,13 +71,11 @@ pub enum Heard {
 }
 
 impl Attempt {
-    /// Ask for `target`; `first` is the proxy to try first.
-    pub fn new(target: Target, first: usize) -> Attempt {
+    /// Ask for `target`.
+    pub fn new(target: Target) -> Attempt {
         let exchange = Exchange::new(target.to_string());
         Attempt {
             target,
-            first,
-            tried: 0,
             proxy: 0,
             warm: false,
             reused: false,
@@ -94,11 +90,10 @@ impl Attempt {
         }
     }
 
-    /// Turn to the next of `proxies`; give what is to be done beside dialling it.
-    pub fn turn_to_next(&mut self, proxies: &[Proxy], now: Instant) -> Step {
-        self.proxy = (self.first + self.tried) % proxies.len();
-        self.tried += 1;
-        self.login = proxies[self.proxy].login.clone();
+    /// Turn to the proxy at `place`; give what is to be done beside dialling it.
+    pub fn turn_to(&mut self, place: usize, proxies: &[Proxy], now: Instant) -> Step {
+        self.proxy = place;
+        self.login = proxies[place].login.clone();
         self.exchange = Exchange::new(self.target.to_string());
         self.request.clear();
         self.exchange.open(&mut self.login.memory(), now)
@@ -111,15 +106,30 @@ impl Attempt {
         self.begin(&proxies[self.proxy], warm)
     }
 
+    /// Ask by a connection that is there already, and new.
+    pub fn resume(&mut self) {
+        self.warm = false;
+        self.start_over();
+    }
+
     /// Begin a connection to the same proxy once more, in the place of one that was hung up on.
     pub fn dial_again(&mut self, proxies: &[Proxy]) -> Result<Upstream, Refusal> {
         self.warm = false;
-        self.begin(&proxies[self.proxy % proxies.len()], None) // there may be fewer by now
+        self.begin(&proxies[self.proxy], None)
+    }
+
+    /// The proxy is gone: whatever happens to the connection, there is no other one to it.
+    pub fn is_the_last(&mut self) {
+        (self.warm, self.reused) = (false, false);
+    }
+
+    fn start_over(&mut self) {
+        (self.turn, self.reused) = (Turn::Ask, false);
+        (self.sent, self.reply) = (0, Connect::default());
     }
 
     fn begin(&mut self, proxy: &Proxy, warm: Option<Upstream>) -> Result<Upstream, Refusal> {
-        (self.turn, self.reused) = (Turn::Ask, false);
-        (self.sent, self.reply) = (0, Connect::default());
+        self.start_over();
         warm.map_or_else(|| proxy.dial(), Ok).map_err(Refusal::of_dial)
     }
 
@@ -229,7 +239,12 @@ impl Attempt {
                 self.status = (401, reason);
                 Ok(Heard::Step(self.exchange.refused(&mut self.login.memory(), now)))
             }
-            Verdict::Refused { status, reason, .. } => Err(Refusal::Status(status, reason)),
+            Verdict::Refused { status, reason, .. } => {
+                if !matches!(status, 400 | 401 | 408 | 431) {
+                    self.exchange.accepted(&self.reply.fields(), &mut self.login.memory());
+                }
+                Err(Refusal::Status(status, reason))
+            }
             Verdict::Bad(why) => Err(Refusal::Garbage(why)),
         }
     }

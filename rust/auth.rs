@@ -193,10 +193,22 @@ impl Exchange {
 
     /// Take a 2xx. A token in it is to be right before the connection counts as granted.
     pub fn granted(&mut self, fields: &Fields, memory: &mut Memory) -> Step {
-        let scheme = match self.shown {
-            Shown::Nothing => return Step::Granted,
-            Shown::Known(scheme) | Shown::Fresh(scheme) => scheme,
-        };
+        self.accepted(fields, memory);
+        let (Shown::Known(scheme) | Shown::Fresh(scheme)) = self.shown else { return Step::Granted };
+        let values = fields.values("proxy-authenticate").chain(fields.values("proxy-authentication-info"));
+        let mut proofs = challenge::parse(values).into_iter().filter(|proof| proof.scheme == "negotiate");
+        match proofs.find_map(|proof| proof.token).filter(|_| scheme == Scheme::Negotiate) {
+            Some(challenge) => {
+                self.fetching = Some(scheme);
+                Step::Fetch(Wish { scheme, context: self.context, challenge })
+            }
+            None => Step::Granted,
+        }
+    }
+
+    /// Take note that the proxy has answered something else than a 407: the credentials, if any, were right.
+    pub fn accepted(&mut self, fields: &Fields, memory: &mut Memory) {
+        let (Shown::Known(scheme) | Shown::Fresh(scheme)) = self.shown else { return };
         memory.standing.accept(self.rounds > 0);
         if matches!(self.shown, Shown::Fresh(_)) || memory.known.is_none() {
             memory.known = match (scheme, self.session.clone()) {
@@ -207,15 +219,6 @@ impl Exchange {
             };
         }
         self.take_next_nonce(fields, memory);
-        let values = fields.values("proxy-authenticate").chain(fields.values("proxy-authentication-info"));
-        let mut proofs = challenge::parse(values).into_iter().filter(|proof| proof.scheme == "negotiate");
-        match proofs.find_map(|proof| proof.token).filter(|_| scheme == Scheme::Negotiate) {
-            Some(challenge) => {
-                self.fetching = Some(scheme);
-                Step::Fetch(Wish { scheme, context: self.context, challenge })
-            }
-            None => Step::Granted,
-        }
     }
 
     /// Answer the strongest offer that there are means for.

@@ -117,12 +117,27 @@ impl<'a> Reader<'a> {
         let after = trim_start(self.rest).strip_prefix(b"=")?;
         self.rest = trim_start(after);
         let value = match self.rest.first() {
-            Some(b'"') => self.quoted(),
+            Some(b'"') => self.quoted_with_quotes(),
             // more than a token: Microsoft's and others' parameters come unquoted with any character
             _ => trim(self.take_while(|byte| byte != b',')).to_vec(),
         };
         self.skip_element();
         Some(value)
+    }
+
+    /// Take a quoted string. Where somebody has put quotes into the quotes, as in `realm=""Our proxy, Inc.""`, they are
+    /// taken for a part of it: it ends with a quote before a comma or the end.
+    fn quoted_with_quotes(&mut self) -> Vec<u8> {
+        let mut value = self.quoted();
+        while !matches!(trim_start(self.rest).first(), None | Some(b',')) {
+            value.push(b'"');
+            value.extend_from_slice(self.take_while(|byte| byte != b'"'));
+            if self.rest.is_empty() {
+                break;
+            }
+            self.rest = &self.rest[1..];
+        }
+        value
     }
 
     /// Take a quoted string, which may lack its end, without quotes and backslashes.
@@ -230,6 +245,14 @@ mod tests {
         assert_eq!(schemes(&["(Basic \"a,b\"), NTLM"]), ["ntlm"]);
         let unended = read(&["Basic realm=\"a\\"]);
         assert_eq!(text(&unended[0], "realm"), "a");
+    }
+
+    #[test]
+    fn quotes_inside_of_quotes_belong_to_the_value() {
+        let found = read(&["Digest realm=\"\"Our proxy, Inc.\"\", nonce=\"n\", Basic realm=\"a \"b\" c\""]);
+        assert_eq!((text(&found[0], "realm"), text(&found[0], "nonce")), ("\"Our proxy, Inc.\"", "n"));
+        assert_eq!((found.len(), text(&found[1], "realm")), (2, "a \"b\" c"));
+        assert_eq!(text(&read(&["Basic realm=\"\"x"])[0], "realm"), "\"x");
     }
 
     #[test]

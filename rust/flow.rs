@@ -17,6 +17,7 @@ use crate::phase::{self, Event, Phase};
 use crate::refusal::Refusal;
 use crate::relay::End;
 use crate::shared::Shared;
+use crate::standing::Use;
 use crate::upstream::{Ready, Upstream};
 
 /// For each side to take what the other sent before it broke the connection.
@@ -33,6 +34,8 @@ pub struct Flow {
     /// Where it is counted: in its phase.
     counted: Counted,
     upstream: Option<Upstream>,
+    /// By which the proxy counts it.
+    used: Option<Use>,
     ready: Ready,
     body: Body,
     /// Bytes of the stream that came with the proxy's reply, until there is a socket for them.
@@ -81,6 +84,7 @@ impl Flow {
             phase: Phase::Dialing,
             counted: Counted::begin(&shared.stats),
             upstream: None,
+            used: None,
             ready: Ready::default(),
             body: Body::Approach(Box::new(approach), packet.to_vec()),
             early: Vec::new(),
@@ -237,6 +241,7 @@ impl Flow {
     fn take_over(&mut self, granted: Granted) {
         let Body::Approach(_, packet) = std::mem::replace(&mut self.body, Body::Nothing) else { return };
         (self.upstream, self.ready, self.early) = (Some(granted.upstream), granted.ready, granted.early);
+        self.used = granted.used;
         self.body = Body::Held(packet);
         self.deadline = None;
         self.step(Event::Granted);
@@ -290,8 +295,9 @@ impl Flow {
     }
 
     fn lack_memory(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) {
-        let target = self.syn.tuple.destination.into();
-        shared.upstreams.note_refusal(&Refusal::Memory, &target, 0, now);
+        let destination = self.syn.tuple.destination;
+        let proxy = self.used.as_ref().map_or(destination, |used| used.standing.address);
+        shared.upstreams.note_refusal(&Refusal::Memory, &destination.into(), proxy, now);
         self.reset_upstream();
         self.refuse(&Refusal::Memory, wire, shared);
     }
@@ -311,6 +317,9 @@ impl Flow {
             self.abort();
         }
         let Body::Link(link) = &mut self.body else { return Served::Gone };
+        if let Some(used) = &self.used {
+            link.tell(&used.standing.tally);
+        }
         let settled = link.egress(now, wire);
         self.look_for_the_end(settled, shared);
         if self.phase == Phase::Gone {
@@ -425,7 +434,7 @@ impl Flow {
 
     /// Give back everything.
     fn release(&mut self, shared: &mut Shared) {
-        self.upstream = None;
+        (self.upstream, self.used) = (None, None);
         self.phase = Phase::Gone;
         self.counted.at(Phase::Gone);
         match std::mem::replace(&mut self.body, Body::Nothing) {

@@ -4,8 +4,10 @@
 pub mod approach;
 pub mod attempt;
 pub mod auth;
+pub mod balance;
 pub mod body;
 pub mod challenge;
+pub mod choice;
 pub mod connect;
 pub mod counted;
 pub mod device;
@@ -14,6 +16,7 @@ pub mod errand;
 pub mod error;
 pub mod fields;
 pub mod flow;
+pub mod health;
 pub mod latency;
 pub mod link;
 pub mod lockout;
@@ -22,15 +25,20 @@ pub mod means;
 pub mod packet;
 pub mod phase;
 pub mod pool;
+pub mod probe;
+pub mod race;
 pub mod refusal;
 pub mod relay;
 pub mod rings;
+pub mod roster;
 pub mod sandbox;
 pub mod settings;
 pub mod shared;
 pub mod spin;
 pub mod stack;
+pub mod standing;
 pub mod stats;
+pub mod tally;
 pub mod target;
 pub mod threads;
 pub mod timer;
@@ -56,20 +64,31 @@ mod python {
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
     use rustls::ClientConfig;
+    use smoltcp::time::Instant;
 
     use crate::error::Error;
     use crate::login::Login;
     use crate::means::Means;
-    use crate::settings::{Settings, address, schemes, sendable};
+    use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::trust;
     use crate::upstreams::Proxy;
+    use crate::worker::clock;
 
     /// The attributes of a message Start.
     #[derive(FromPyObject)]
     struct Start {
         upstreams: Vec<Upstream>,
+        balancing: Balancing,
+    }
+
+    #[derive(FromPyObject)]
+    struct Balancing {
+        way: String,
+        check_host: String,
+        check_port: u16,
+        on_refusal: bool,
     }
 
     #[derive(FromPyObject)]
@@ -118,6 +137,8 @@ mod python {
     }
 
     type Outcome = (usize, &'static str, String);
+    /// Address, port, state, seconds since when, counters.
+    type Standing = (String, u16, &'static str, u64, HashMap<&'static str, u64>);
     type Wish<'py> = (u64, &'static str, Bound<'py, PyBytes>);
 
     #[pymethods]
@@ -125,8 +146,10 @@ mod python {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
             let tls = trust::of_files(&files).map_err(to_python)?;
-            let proxies = proxies(start.upstreams, tls.as_ref())?;
-            let threads = Settings::of(proxies).and_then(Threads::new).map_err(to_python)?;
+            let wanted = start.balancing;
+            let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal);
+            let settings = policy.and_then(|policy| Settings::of(proxies(start.upstreams, tls.as_ref())?, policy));
+            let threads = settings.and_then(Threads::new).map_err(to_python)?;
             Ok(Stack { threads: Mutex::new(threads), tls })
         }
 
@@ -176,8 +199,14 @@ mod python {
             self.with(|threads| threads.stats().snapshot().into_py_dict(py))
         }
 
+        fn standings(&self) -> PyResult<Vec<Standing>> {
+            let now = clock();
+            let all = self.with(|threads| Ok(threads.standings()))?;
+            Ok(all.iter().map(|standing| told(standing, now)).collect())
+        }
+
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams, self.tls.as_ref())?;
+            let successors = proxies(upstreams, self.tls.as_ref()).map_err(to_python)?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -201,9 +230,15 @@ mod python {
         }
     }
 
-    fn proxies(upstreams: Vec<Upstream>, tls: Option<&Arc<ClientConfig>>) -> PyResult<Vec<Proxy>> {
-        let proxies = upstreams.into_iter().map(|upstream| upstream.proxy(tls));
-        proxies.collect::<Result<_, Error>>().map_err(to_python)
+    fn told(standing: &crate::standing::Standing, now: Instant) -> Standing {
+        let (state, since) = standing.state(now);
+        let (address, tally) = (standing.address, standing.tally.snapshot());
+        let seconds = (now - since).secs();
+        (address.ip().to_string(), address.port(), state.name(), seconds, tally.into_iter().collect())
+    }
+
+    fn proxies(upstreams: Vec<Upstream>, tls: Option<&Arc<ClientConfig>>) -> Result<Vec<Proxy>, Error> {
+        upstreams.into_iter().map(|upstream| upstream.proxy(tls)).collect()
     }
 
     #[pyfunction]

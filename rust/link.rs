@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::relay::{self, End};
 use crate::rings::{Rings, Slot};
 use crate::stats::Stats;
+use crate::tally::Tally;
 use crate::upstream::{Ready, Upstream};
 
 /// When a client that says nothing is asked whether it is there, and when it is given up: it may be a container that
@@ -42,6 +43,8 @@ pub struct Link {
     segment_limit: u16,
     up: u64,
     down: u64,
+    /// Of these, those that the proxy's tally knows of.
+    told: (u64, u64),
     /// Until when an acknowledgement may be held back.
     holds: Option<Instant>,
 }
@@ -61,7 +64,7 @@ impl Link {
         let _ = socket.listen(endpoint);
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(socket);
-        Link { set, handle, slot, early, segment_limit: 0, up: 0, down: 0, holds: None }
+        Link { set, handle, slot, early, segment_limit: 0, up: 0, down: 0, told: (0, 0), holds: None }
     }
 
     /// Send segments of at most `size` bytes, those of IPv6 too.
@@ -152,6 +155,15 @@ impl Link {
             ready.writable = false;
         }
         end
+    }
+
+    /// Let the proxy's tally know of the bytes that have moved.
+    pub fn tell(&mut self, tally: &Tally) {
+        if self.told != (self.up, self.down) {
+            tally.bytes_up.add(self.up - self.told.0);
+            tally.bytes_down.add(self.down - self.told.1);
+            self.told = (self.up, self.down);
+        }
     }
 
     /// Give the rings back.

@@ -46,6 +46,11 @@ impl Login {
         self.memory().means == theirs
     }
 
+    /// Say whether there is an account.
+    pub fn has_user(&self) -> bool {
+        !self.memory().means.user.is_empty()
+    }
+
     /// Give the memory; nobody keeps it for longer than it takes to compute an answer.
     pub fn memory(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

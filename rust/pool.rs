@@ -14,12 +14,18 @@ use crate::upstream::Upstream;
 const FAR: Duration = Duration::from_millis(2);
 /// Below the time that any proxy gives a client to say something.
 const MAX_AGE: Duration = Duration::from_secs(3);
+/// To all proxies together.
 const MOST: usize = 16;
 
-/// The idle connections to one proxy, and how often one was wanted.
+/// The idle connections to all proxies, each known by its place.
 #[derive(Debug, Default)]
 pub struct Pool {
-    proxy: usize,
+    stocks: Vec<Stock>,
+}
+
+/// Those to one proxy, and how often one was wanted.
+#[derive(Debug, Default)]
+struct Stock {
     idle: VecDeque<(Instant, Upstream)>,
     /// Connections that will be given when they are ready.
     expected: usize,
@@ -39,21 +45,20 @@ struct Rate {
 impl Pool {
     /// Take note of the time that `proxy` took to accept a connection.
     pub fn measured(&mut self, proxy: usize, distance: Duration) {
-        if proxy != self.proxy {
-            self.idle.clear();
-            (self.proxy, self.expected) = (proxy, 0);
-        }
-        self.distance = distance;
+        self.stock(proxy).distance = distance;
+    }
+
+    /// Give that time; zero where none is known.
+    pub fn distance(&self, proxy: usize) -> Duration {
+        self.stocks.get(proxy).map_or(Duration::ZERO, |stock| stock.distance)
     }
 
     /// Give a connection to `proxy`, if one is at hand.
     pub fn take(&mut self, proxy: usize, now: Instant) -> Option<Upstream> {
-        self.rate.count(now);
-        self.age(now);
-        if proxy != self.proxy {
-            return None;
-        }
-        while let Some((_, mut upstream)) = self.idle.pop_front() {
+        let stock = self.stock(proxy);
+        stock.rate.count(now);
+        stock.age(now);
+        while let Some((_, mut upstream)) = stock.idle.pop_front() {
             if upstream.is_quiet() {
                 return Some(upstream);
             }
@@ -64,39 +69,71 @@ impl Pool {
     /// Say whether one more is to be made, to the proxy given; `give` it then.
     pub fn wants(&mut self, now: Instant) -> Option<usize> {
         self.age(now);
-        let expected = self.rate.expected(now).min(MOST);
-        (self.distance >= FAR && self.idle.len() + self.expected < expected).then_some(self.proxy)
+        if self.stocks.iter().map(Stock::coming).sum::<usize>() >= MOST {
+            return None;
+        }
+        self.stocks.iter_mut().position(|stock| {
+            let expected = stock.rate.expected(now);
+            stock.distance >= FAR && stock.coming() < expected
+        })
     }
 
-    /// Count on one that will be given later, if all goes well.
-    pub fn expect(&mut self) {
-        self.expected += 1;
+    /// Count on one to `proxy` that will be given later, if all goes well.
+    pub fn expect(&mut self, proxy: usize) {
+        self.stock(proxy).expected += 1;
     }
 
-    /// One to `proxy` that was expected is given now, or never; says whether it is wanted still.
-    pub fn expect_no_more(&mut self, proxy: usize) -> bool {
-        let wanted = proxy == self.proxy && self.expected > 0;
-        self.expected -= usize::from(wanted);
-        wanted
+    /// One to `proxy` that was expected is given now, or never.
+    pub fn expect_no_more(&mut self, proxy: usize) {
+        let stock = self.stock(proxy);
+        stock.expected = stock.expected.saturating_sub(1);
     }
 
-    /// Keep a connection that was just begun, or is ready.
-    pub fn give(&mut self, upstream: Upstream, now: Instant) {
-        self.idle.push_back((now, upstream));
+    /// Keep a connection to `proxy` that was just begun, or is ready.
+    pub fn give(&mut self, proxy: usize, upstream: Upstream, now: Instant) {
+        self.stock(proxy).idle.push_back((now, upstream));
     }
 
     /// Give the number of connections at hand.
     pub fn idle(&self) -> usize {
-        self.idle.len()
+        self.stocks.iter().map(|stock| stock.idle.len()).sum()
     }
 
     /// Give the time at which the oldest one is to be closed.
     pub fn next(&self) -> Option<Instant> {
-        self.idle.front().map(|(made, _)| *made + MAX_AGE)
+        self.stocks.iter().filter_map(Stock::next).min()
     }
 
     /// Close those that are too old.
     pub fn age(&mut self, now: Instant) {
+        self.stocks.iter_mut().for_each(|stock| stock.age(now));
+    }
+
+    /// The proxies have other places: for each, the one that it had before, if it was there.
+    pub fn follow(&mut self, before: &[Option<usize>]) {
+        let mut known = std::mem::take(&mut self.stocks);
+        let kept = |place: &Option<usize>| place.and_then(|place| known.get_mut(place)).map(std::mem::take);
+        self.stocks = before.iter().map(kept).map(Option::unwrap_or_default).collect();
+    }
+
+    fn stock(&mut self, proxy: usize) -> &mut Stock {
+        if self.stocks.len() <= proxy {
+            self.stocks.resize_with(proxy + 1, Stock::default);
+        }
+        &mut self.stocks[proxy]
+    }
+}
+
+impl Stock {
+    fn coming(&self) -> usize {
+        self.idle.len() + self.expected
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.idle.front().map(|(made, _)| *made + MAX_AGE)
+    }
+
+    fn age(&mut self, now: Instant) {
         while self.next().is_some_and(|end| end <= now) {
             self.idle.pop_front();
         }
@@ -144,8 +181,8 @@ mod tests {
     /// Make all connections that the pool wants.
     fn fill(pool: &mut Pool, listener: &TcpListener, now: Instant) -> usize {
         let mut made = 0;
-        while pool.wants(now).is_some() {
-            pool.give(Upstream::dial(listener.local_addr().unwrap()).unwrap(), now);
+        while let Some(proxy) = pool.wants(now) {
+            pool.give(proxy, Upstream::dial(listener.local_addr().unwrap()).unwrap(), now);
             made += 1;
         }
         made
@@ -173,24 +210,53 @@ mod tests {
     }
 
     #[test]
-    fn near_proxy_and_another_proxy_get_nothing() {
+    fn near_proxy_and_one_that_nobody_asks_get_nothing() {
+        let (listener, mut pool) = far();
+        pool.measured(1, Duration::from_micros(100));
+        pool.measured(2, Duration::from_millis(20));
+        for _ in 0..20 {
+            pool.take(1, at(0));
+        }
+        assert_eq!(fill(&mut pool, &listener, at(0)), 0);
+    }
+
+    #[test]
+    fn each_proxy_has_a_stock_of_its_own_and_all_together_have_a_limit() {
+        let (listener, mut pool) = far();
+        pool.measured(1, Duration::from_millis(20));
+        for _ in 0..20 {
+            pool.take(0, at(0));
+            pool.take(1, at(0));
+        }
+        assert_eq!(fill(&mut pool, &listener, at(0)), 8);
+        for proxy in [0, 1] {
+            assert_eq!((0..9).filter(|_| pool.take(proxy, at(1)).is_some()).count(), 4);
+        }
+        for _ in 0..500 {
+            pool.take(1, at(2));
+        }
+        assert_eq!(fill(&mut pool, &listener, at(2)), MOST);
+    }
+
+    #[test]
+    fn stock_follows_its_proxy_to_another_place_and_goes_with_it() {
         let (listener, mut pool) = far();
         for _ in 0..20 {
             pool.take(0, at(0));
         }
         fill(&mut pool, &listener, at(0));
-        assert!(pool.take(1, at(0)).is_none());
-        pool.measured(1, Duration::from_millis(20));
-        assert_eq!(pool.next(), None, "those to the other proxy are closed");
-        pool.measured(1, Duration::from_micros(100));
-        assert_eq!(fill(&mut pool, &listener, at(0)), 0);
+        pool.follow(&[None, Some(0)]);
+        assert!(pool.take(0, at(0)).is_none());
+        assert!(pool.take(1, at(0)).is_some());
+        pool.follow(&[None]);
+        assert_eq!(pool.idle(), 0);
     }
 
     #[test]
     fn connection_that_was_hung_up_on_is_passed_over() {
         let (listener, mut pool) = far();
         for _ in 0..2 {
-            pool.give(Upstream::dial(listener.local_addr().unwrap()).unwrap(), at(0));
+            pool.give(0, Upstream::dial(listener.local_addr().unwrap()).unwrap(), at(0));
         }
         drop(listener.accept().unwrap());
         let kept = listener.accept().unwrap();

@@ -4,9 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::auth::Why;
+use crate::health::Event;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
 use crate::tls_error::TlsError;
+
+/// What a proxy has not done in time that takes no connection; all other time-outs are of one that does.
+pub const ACCEPT: &str = "did not accept a connection";
 
 /// Why no proxy carried a connection.
 #[derive(Debug)]
@@ -51,14 +55,37 @@ impl Refusal {
         error.downcast::<TlsError>().map_or(Refusal::Closed, Refusal::Tls)
     }
 
-    /// Say whether another proxy might do better.
-    pub fn is_worth_another_proxy(&self) -> bool {
-        !matches!(self, Refusal::Descriptors(_) | Refusal::Memory)
+    /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
+    /// not what was meant, and one that is asked with the same wrong credentials may lock an account.
+    pub fn goes_on(&self, policy_too: bool) -> bool {
+        match self {
+            Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
+            Refusal::Status(..) => policy_too,
+            Refusal::Descriptors(_) | Refusal::Memory => false,
+            Refusal::Unreachable(_) | Refusal::Tls(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => {
+                true
+            }
+        }
     }
 
-    /// Say whether it is the proxy itself that is out of order.
-    pub fn is_of_the_proxy(&self) -> bool {
-        matches!(self, Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed)
+    /// Say whether a proxy has answered.
+    pub fn is_an_answer(&self) -> bool {
+        matches!(self, Refusal::Status(..) | Refusal::Credentials { .. })
+    }
+
+    /// Say whether the proxy wants other credentials; 401 is what tinyproxy says to wrong ones.
+    pub fn is_of_credentials(&self) -> bool {
+        matches!(self, Refusal::Status(401 | 407, _) | Refusal::Credentials { .. })
+    }
+
+    /// Give what it tells about the proxy's health.
+    pub fn event(&self) -> Option<Event> {
+        match self {
+            Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
+            Refusal::Tls(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
+        }
     }
 
     /// Say whether a person has been told already.

@@ -4,25 +4,37 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::balance::Balance;
 use crate::error::Error;
 use crate::means::Scheme;
+use crate::roster::Policy;
+use crate::target::Target;
 use crate::upstreams::{Proxy, share_logins};
 
 /// See the head of this file.
 #[derive(Clone)]
 pub struct Settings {
     pub proxies: Vec<Proxy>,
+    pub policy: Policy,
 }
 
 impl Settings {
-    /// Give the settings with these proxies and nothing special.
-    pub fn of(mut proxies: Vec<Proxy>) -> Result<Settings, Error> {
+    /// Give the settings with these proxies.
+    pub fn of(mut proxies: Vec<Proxy>, policy: Policy) -> Result<Settings, Error> {
         share_logins(&mut proxies, &[]);
         if proxies.is_empty() {
             return Err(Error::Setting("at least one proxy is needed".to_owned()));
         }
-        Ok(Settings { proxies })
+        Ok(Settings { proxies, policy })
     }
+}
+
+/// Give what the user wants of several proxies; an empty `host` names nothing to check health with.
+pub fn policy(way: &str, host: &str, port: u16, on_refusal: bool) -> Result<Policy, Error> {
+    let balance = Balance::named(way).ok_or_else(|| Error::Setting(format!("{way:?} is no way to balance")))?;
+    let target = || Target::parse(host, port).ok_or_else(|| Error::Setting("no target of a health check".to_owned()));
+    let check = if host.is_empty() { None } else { Some(target()?) };
+    Ok(Policy { balance, check, on_refusal })
 }
 
 /// Give the address of a proxy or a resolver.

@@ -17,6 +17,7 @@ use crate::errand::{self, Errands};
 use crate::flow::{Flow, Served};
 use crate::link::Wire;
 use crate::packet::{self, FourTuple, Peek, Segment, flag};
+use crate::probe::Probe;
 use crate::shared::Shared;
 use crate::timer::Timers;
 use crate::upstream::Ready;
@@ -237,6 +238,9 @@ impl Stack {
         for errand in self.shared.errands.drain(..) {
             self.errands.add(errand);
         }
+        while let Some(standing) = self.shared.upstreams.due_probe(now) {
+            self.errands.add(Box::new(Probe::begin(standing, now, &mut self.shared.upstreams)));
+        }
         self.errands.serve(now, &mut self.wire, &mut self.shared, &mut self.dials);
     }
 
@@ -277,7 +281,9 @@ impl Stack {
 
     /// Give the time at which `serve` will have something to do.
     pub fn next_timer(&self) -> Option<Instant> {
-        [self.timers.next(), self.shared.upstreams.pool.next(), self.errands.next()].into_iter().flatten().min()
+        let upstreams = &self.shared.upstreams;
+        let times = [self.timers.next(), upstreams.pool.next(), upstreams.next_probe(), self.errands.next()];
+        times.into_iter().flatten().min()
     }
 
     /// Reset every connection.

@@ -111,6 +111,10 @@ counters! {
     refused_status_other,
     /// Attempts that went on to the next proxy.
     proxy_failovers,
+    /// Attempts for which a second proxy was dialled, the first being slow to accept a connection.
+    proxy_races,
+    /// Times that one of several proxies was found to be down.
+    proxies_lost,
     /// Connections to the proxy that wait for a connect, made before it.
     pool_idle_now,
     /// Connections that were made before they were needed.
@@ -245,6 +249,16 @@ impl Notes {
         inner.lines.push_back(text() + &more);
         self.waiting.store(true, Ordering::Release);
         true
+    }
+
+    /// Add a line of which there are few by their nature.
+    pub fn tell(&self, line: String) {
+        if let Ok(mut inner) = self.inner.lock()
+            && inner.lines.len() < NOTES_MAX
+        {
+            inner.lines.push_back(line);
+            self.waiting.store(true, Ordering::Release);
+        }
     }
 
     /// Say whether there are lines; costs no lock.

@@ -1,6 +1,6 @@
 //! One packet thread for each TUN queue, and what they have in common: counters, notes, the wish to stop.
 //!
-//! Threads share nothing else: a flow belongs to the queue that its packets come by. A panic ends its thread, not the
+//! Threads share nothing else but how the proxies are: a flow belongs to the queue that its packets come by. A panic ends its thread, not the
 //! process; whoever reads the notes is told, and ends the process in order.
 
 use std::collections::hash_map::RandomState;
@@ -13,13 +13,15 @@ use std::thread::JoinHandle;
 
 use crate::device::Device;
 use crate::error::Error;
+use crate::roster::Roster;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::stack::Stack;
+use crate::standing::Standing;
 use crate::stats::{Notes, Stats};
 use crate::target::Target;
 use crate::trial::Outcome;
-use crate::upstreams::{Proxy, Successors, Upstreams, share_logins};
+use crate::upstreams::{Proxy, Upstreams, share_logins};
 use crate::wishes::{self, Grant, Inbox, Outbox, Wish, Wishes};
 use crate::worker::{self, Signal};
 
@@ -41,7 +43,7 @@ struct Line {
 struct Common {
     stats: Arc<Stats>,
     notes: Arc<Notes>,
-    successors: Arc<Successors>,
+    roster: Arc<Roster>,
     outbox: Arc<Outbox>,
     tried: Mutex<Option<Vec<Outcome>>>,
     /// Raised when there are notes, wishes or outcomes, or a thread has ended.
@@ -52,10 +54,11 @@ struct Common {
 impl Threads {
     /// Make ready, without any thread.
     pub fn new(settings: Settings) -> Result<Threads, Error> {
+        let roster = Roster::new(settings.proxies.clone(), settings.policy.clone(), worker::clock());
         let common = Arc::new(Common {
             stats: Arc::default(),
             notes: Arc::default(),
-            successors: Arc::default(),
+            roster: Arc::new(roster),
             outbox: Arc::default(),
             tried: Mutex::default(),
             signal: Signal::new()?,
@@ -79,9 +82,8 @@ impl Threads {
         let (line, wishes) = self.new_line()?;
         let common = Arc::clone(&self.common);
         let device = Device::new(queue, Arc::clone(&common.stats));
-        let proxies = self.settings.proxies.clone();
-        let mut upstreams = Upstreams::new(proxies, Arc::clone(&common.stats), Arc::clone(&common.notes));
-        (upstreams.successors, upstreams.wishes) = (Arc::clone(&common.successors), wishes);
+        let counted = (Arc::clone(&common.stats), Arc::clone(&common.notes));
+        let upstreams = Upstreams::of(Arc::clone(&common.roster), self.running.len(), wishes, counted);
         let shared = Shared::new(upstreams, memory)?;
         let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), worker::clock());
         let run = move || {
@@ -145,7 +147,12 @@ impl Threads {
     /// Let connections that begin from now on use `proxies`; those that are open stay where they are.
     pub fn replace(&self, mut proxies: Vec<Proxy>) {
         share_logins(&mut proxies, &self.settings.proxies);
-        self.common.successors.announce(proxies);
+        self.common.roster.replace(proxies, worker::clock());
+    }
+
+    /// Give how each proxy is, in the user's order.
+    pub fn standings(&self) -> Vec<Arc<Standing>> {
+        self.common.roster.listed().standings
     }
 
     /// Take the oldest wishes, at most `most`.

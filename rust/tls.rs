@@ -129,6 +129,11 @@ impl Session {
         self.input == Input::Handshake
     }
 
+    /// Say whether the kernel has taken all that was to be sent.
+    pub fn has_sent_all(&self) -> bool {
+        self.sealed.is_empty()
+    }
+
     /// Say whether this connection goes on with an earlier session; None before that is known.
     pub fn was_resumed(&self) -> Option<bool> {
         self.connection.handshake_kind().map(|kind| kind == HandshakeKind::Resumed)

@@ -110,17 +110,41 @@ impl Upstream {
         }
     }
 
+    /// Say whether TLS is spoken.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Say whether `establish` has sent something, and has yet to come to its end.
+    pub fn has_said_hello(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking() && tls.has_sent_all())
+    }
+
     /// Say whether a TLS session was resumed; None without TLS, and before it is known.
     pub fn was_resumed(&self) -> Option<bool> {
         self.tls.as_ref().and_then(|tls| tls.was_resumed())
     }
 
+    /// Say whether the connect is over, without sending anything: nothing can be sent before that, not even no byte.
+    pub fn is_connected(&self) -> io::Result<bool> {
+        self.outcome()?;
+        match self.send_bare(&[]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Send what can be sent now of `bytes`; WouldBlock when that is nothing. Fewer than all: no more until the socket is
     /// reported writable.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(tls) = &mut self.tls {
-            return tls.send(self.fd.as_raw_fd(), bytes);
+        match &mut self.tls {
+            None => self.send_bare(bytes),
+            Some(tls) => tls.send(self.fd.as_raw_fd(), bytes),
         }
+    }
+
+    fn send_bare(&self, bytes: &[u8]) -> io::Result<usize> {
         // SAFETY: `bytes` is readable for its length.
         let sent = unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())

@@ -1,24 +1,24 @@
-//! The proxies as one thread sees them: which is tried first, connections at hand, and what is said of them.
+//! The proxies as one thread sees them: who is asked next, connections at hand, and what is said of them.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use smoltcp::time::{Duration, Instant};
+use smoltcp::time::Instant;
 
+use crate::choice::Choice;
+use crate::health::State;
 use crate::login::Login;
 use crate::pool::Pool;
 use crate::refusal::Refusal;
+use crate::roster::{Policy, Roster};
+use crate::standing::{Change, Standing};
 use crate::stats::{Notes, Stats};
 use crate::target::Target;
 use crate::tls::Tls;
 use crate::upstream::Upstream;
 use crate::warming::Warming;
 use crate::wishes::Wishes;
-
-/// After so long the first proxy is tried first again.
-const PREFER_AGAIN: Duration = Duration::from_secs(30);
 
 /// A proxy: where it listens, and what it is told.
 #[derive(Clone)]
@@ -57,100 +57,130 @@ pub fn share_logins(proxies: &mut [Proxy], known: &[Proxy]) {
     }
 }
 
-/// The proxies that take the place of those that the threads began with; each thread looks when a flow begins.
-#[derive(Default)]
-pub struct Successors {
-    turn: AtomicUsize,
-    proxies: Mutex<Vec<Proxy>>,
-}
-
-impl Successors {
-    /// Let connections that begin from now on use `proxies`; none at all changes nothing.
-    pub fn announce(&self, proxies: Vec<Proxy>) {
-        if !proxies.is_empty() {
-            *self.proxies.lock().unwrap_or_else(PoisonError::into_inner) = proxies;
-            self.turn.fetch_add(1, Ordering::Release);
-        }
-    }
-}
-
 /// See the head of this file.
 pub struct Upstreams {
-    /// In the order in which they are tried; never empty.
+    /// In the user's order; never empty. Places are those of `choice`, too.
     pub proxies: Vec<Proxy>,
-    /// Where their successors are found, and how many of those have been taken.
-    pub successors: Arc<Successors>,
+    pub choice: Choice,
+    roster: Arc<Roster>,
+    /// The number of the list that was taken of it.
     turn: usize,
     pub pool: Pool,
     pub wishes: Wishes,
     pub stats: Arc<Stats>,
     pub notes: Arc<Notes>,
-    /// The proxy tried first, and since when that is not the first one.
-    preferred: (usize, Option<Instant>),
     /// The connections of the pool that are counted.
     counted_idle: u64,
 }
 
 impl Upstreams {
-    /// Begin without connections.
+    /// Begin without connections, with proxies that nobody else has.
     pub fn new(proxies: Vec<Proxy>, stats: Arc<Stats>, notes: Arc<Notes>) -> Upstreams {
+        let roster = Roster::new(proxies, Policy::default(), Instant::ZERO);
+        Upstreams::of(Arc::new(roster), 0, Wishes::default(), (stats, notes))
+    }
+
+    /// Begin without connections, as thread `number` of those that have this roster.
+    pub fn of(
+        roster: Arc<Roster>,
+        number: usize,
+        wishes: Wishes,
+        (stats, notes): (Arc<Stats>, Arc<Notes>),
+    ) -> Upstreams {
+        let listed = roster.listed();
         Upstreams {
-            proxies,
-            successors: Arc::default(),
-            turn: 0,
+            proxies: listed.proxies,
+            choice: Choice::new(listed.standings, roster.policy.balance, number),
+            turn: roster.turn(),
+            roster,
             pool: Pool::default(),
-            wishes: Wishes::default(),
+            wishes,
             stats,
             notes,
-            preferred: (0, None),
             counted_idle: 0,
         }
     }
 
-    /// Take the successors of the proxies, if there are any. What is under way keeps its connection.
-    fn follow(&mut self) {
-        let turn = self.successors.turn.load(Ordering::Acquire);
-        if turn != self.turn {
-            self.turn = turn;
-            self.proxies = self.successors.proxies.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            (self.pool, self.preferred) = (Pool::default(), (0, None));
-        }
-    }
-
-    /// Give the index of the proxy to try first, for a connection that begins.
-    pub fn preferred(&mut self, now: Instant) -> usize {
+    /// Have `proxy` alone.
+    pub fn only(&mut self, proxy: Proxy) {
+        self.roster = Arc::new(Roster::new(vec![proxy], Policy::default(), Instant::ZERO));
+        self.turn = 0;
         self.follow();
-        if self.preferred.1.is_some_and(|since| now >= since + PREFER_AGAIN) {
-            self.preferred = (0, None);
-        }
-        self.preferred.0
     }
 
-    /// Count on another proxy first, and tell the log, when `refusal` is the fault of `proxy`.
-    pub fn note_refusal(&mut self, refusal: &Refusal, target: &Target, proxy: usize, now: Instant) {
-        if refusal.is_of_the_proxy() && proxy == self.preferred.0 && self.proxies.len() > 1 {
-            self.preferred = ((proxy + 1) % self.proxies.len(), Some(now));
+    /// Take the proxies of now, if they have changed. What is under way keeps its connection.
+    pub fn follow(&mut self) {
+        if self.roster.turn() != self.turn {
+            self.turn = self.roster.turn();
+            let listed = self.roster.listed();
+            let known = |standing: &Arc<Standing>| self.place(standing);
+            self.pool.follow(&listed.standings.iter().map(known).collect::<Vec<_>>());
+            self.proxies = listed.proxies;
+            self.choice.follow(listed.standings);
         }
-        let address = self.proxies[proxy % self.proxies.len()].address; // it may have had more
-        if refusal.is_told_already() {
-            return;
-        }
+    }
+
+    /// Give what the user wants of several proxies.
+    pub fn policy(&self) -> &Policy {
+        &self.roster.policy
+    }
+
+    /// Give the place that a proxy has now.
+    pub fn place(&self, standing: &Arc<Standing>) -> Option<usize> {
+        self.choice.standings().iter().position(|other| Arc::ptr_eq(other, standing))
+    }
+
+    /// Give the addresses of the proxies that would be told the same password as the one of `standing`: none where there is
+    /// none, and so no account that could be locked.
+    pub fn same_credentials(&self, standing: &Arc<Standing>) -> impl Iterator<Item = SocketAddr> {
+        let theirs = self.place(standing).map(|place| self.proxies[place].login.clone()).filter(Login::has_user);
+        let is_same = move |proxy: &&Proxy| theirs.as_ref().is_some_and(|login| login.has_means_of(&proxy.login));
+        self.proxies.iter().filter(is_same).map(|proxy| proxy.address)
+    }
+
+    /// Tell the log of a refusal, whatever comes of it.
+    pub fn note_refusal(&mut self, refusal: &Refusal, target: &Target, address: SocketAddr, now: Instant) {
         if !self.notes.add(refusal.kind(), now, || refusal.text(target, address)) {
             self.stats.notes_held_back.up();
         }
+    }
+
+    /// Tell the log that a proxy was lost, or is back, where there are others.
+    pub fn note_change(&mut self, change: Option<Change>, standing: &Standing) {
+        let Some(change) = change.filter(|_| self.proxies.len() > 1) else { return };
+        if change.to == State::Down {
+            self.stats.proxies_lost.up();
+        }
+        if let Some(text) = change.text(standing.address) {
+            self.notes.tell(text);
+        }
+    }
+
+    /// Give the time at which a proxy is to be probed.
+    pub fn next_probe(&self) -> Option<Instant> {
+        if self.proxies.len() == 1 && self.policy().check.is_none() {
+            return None; // it is asked in any case
+        }
+        self.choice.standings().iter().filter_map(|standing| standing.next_probe()).min()
+    }
+
+    /// Give a proxy that the caller is to probe now.
+    pub fn due_probe(&mut self, now: Instant) -> Option<Arc<Standing>> {
+        self.next_probe().filter(|at| *at <= now)?;
+        self.choice.standings().iter().find(|standing| standing.may_probe(now)).cloned()
     }
 
     /// Close what has been in the pool for long, and make what is expected to be wanted soon; give what is to be brought
     /// to its end as an errand.
     pub fn tend_pool(&mut self, now: Instant) -> Vec<Warming> {
         let mut warming = Vec::new();
-        while let Some(proxy) = self.pool.wants(now) {
-            match self.proxies[proxy].dial() {
-                Ok(upstream) if self.proxies[proxy].tls.is_some() => {
-                    self.pool.expect();
-                    warming.push(Warming::new(upstream, (self.turn, proxy), now));
+        while let Some(place) = self.pool.wants(now) {
+            match self.proxies[place].dial() {
+                Ok(upstream) if upstream.is_tls() => {
+                    self.pool.expect(place);
+                    warming.push(Warming::new(upstream, Arc::clone(&self.choice.standings()[place]), now));
                 }
-                Ok(upstream) => self.add_to_pool(upstream, now),
+                Ok(upstream) => self.add_to_pool(place, upstream, now),
                 Err(_) => break, // those who need one will be told why
             }
         }
@@ -158,18 +188,19 @@ impl Upstreams {
         warming
     }
 
-    /// Take in a connection to `proxy` of turn `turn` that is ready by now; None: it came to nothing.
-    pub fn warmed(&mut self, upstream: Option<Upstream>, (turn, proxy): (usize, usize), now: Instant) {
-        let wanted = turn == self.turn && self.pool.expect_no_more(proxy);
-        if let Some(upstream) = upstream.filter(|_| wanted) {
+    /// Take in a connection to a proxy that is ready by now; None: it came to nothing.
+    pub fn warmed(&mut self, upstream: Option<Upstream>, standing: &Arc<Standing>, now: Instant) {
+        let Some(place) = self.place(standing) else { return };
+        self.pool.expect_no_more(place);
+        if let Some(upstream) = upstream {
             self.count_handshake(&upstream);
-            self.add_to_pool(upstream, now);
+            self.add_to_pool(place, upstream, now);
         }
     }
 
-    fn add_to_pool(&mut self, upstream: Upstream, now: Instant) {
+    fn add_to_pool(&mut self, place: usize, upstream: Upstream, now: Instant) {
         self.stats.pool_made.up();
-        self.pool.give(upstream, now);
+        self.pool.give(place, upstream, now);
     }
 
     /// Count the TLS handshake of a connection, if it had one.
@@ -184,6 +215,7 @@ impl Upstreams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::choice::Asked;
     use crate::means::Means;
 
     fn proxy(address: &str) -> Proxy {
@@ -212,17 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn successors_are_for_connections_that_begin_later_and_may_be_fewer() {
-        let three = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].map(proxy).to_vec();
-        let mut upstreams = Upstreams::new(three, Arc::default(), Arc::default());
-        let (now, target) = (Instant::from_millis(0), Target::parse("192.0.2.9", 80).unwrap());
-        upstreams.note_refusal(&Refusal::Closed, &target, 0, now);
-        upstreams.successors.announce(vec![proxy("192.0.2.4:1")]);
-        assert_eq!(upstreams.proxies.len(), 3);
-        assert_eq!(upstreams.preferred(now), 0);
-        assert_eq!(upstreams.proxies[0].address.to_string(), "192.0.2.4:1");
-        upstreams.note_refusal(&Refusal::Closed, &target, 2, now); // of a flow that began before
-        upstreams.successors.announce(Vec::new());
-        assert_eq!((upstreams.preferred(now), upstreams.proxies.len()), (0, 1));
+    fn other_proxies_are_for_connections_that_begin_later_and_may_be_fewer() {
+        let proxies = |addresses: &[&str]| addresses.iter().map(|at| Proxy::plain(at.parse().unwrap())).collect();
+        let three = proxies(&["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"]);
+        let roster = Arc::new(Roster::new(three, Policy::default(), Instant::ZERO));
+        let mut upstreams = Upstreams::of(Arc::clone(&roster), 0, Wishes::default(), Default::default());
+        let last = Arc::clone(&upstreams.choice.standings()[2]);
+        roster.replace(proxies(&["192.0.2.4:1", "192.0.2.3:1"]), Instant::ZERO);
+        assert_eq!((upstreams.proxies.len(), upstreams.place(&last)), (3, Some(2)));
+        upstreams.follow();
+        assert_eq!((upstreams.proxies.len(), upstreams.place(&last)), (2, Some(1)));
+        let first = upstreams.choice.next(&Asked::default(), 0, Instant::ZERO).unwrap();
+        assert_eq!(upstreams.proxies[first].address.to_string(), "192.0.2.4:1");
     }
 }

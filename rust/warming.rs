@@ -1,12 +1,14 @@
 //! A connection for the pool that is not ready with its first packet: the TLS handshake is made ahead, too.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use smoltcp::time::{Duration, Instant};
 
 use crate::errand::{Errand, Served};
 use crate::link::Wire;
 use crate::shared::Shared;
+use crate::standing::Standing;
 use crate::upstream::{Ready, Upstream};
 
 /// One that takes longer would hardly be of use any more.
@@ -16,15 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Warming {
     upstream: Option<Upstream>,
     ready: Ready,
-    /// Which of the proxies it is to, and of which turn of them.
-    proxy: (usize, usize),
+    /// Of the proxy that it is to.
+    standing: Arc<Standing>,
     end: Instant,
 }
 
 impl Warming {
-    /// Go on with a connection to `proxy` (its turn, its index) that was just begun.
-    pub fn new(upstream: Upstream, proxy: (usize, usize), now: Instant) -> Warming {
-        Warming { upstream: Some(upstream), ready: Ready::default(), proxy, end: now + PATIENCE }
+    /// Go on with a connection to the proxy of `standing` that was just begun.
+    pub fn new(upstream: Upstream, standing: Arc<Standing>, now: Instant) -> Warming {
+        Warming { upstream: Some(upstream), ready: Ready::default(), standing, end: now + PATIENCE }
     }
 }
 
@@ -37,7 +39,7 @@ impl Errand for Warming {
             Err(_) => false, // those who need one will be told why
         };
         let upstream = self.upstream.take().filter(|_| ready);
-        shared.upstreams.warmed(upstream, self.proxy, now);
+        shared.upstreams.warmed(upstream, &self.standing, now);
         Served::Over
     }
 

@@ -119,7 +119,7 @@ pub fn run(stack: &mut Stack, stop: &Signal, bell: &Signal, told: impl Fn()) -> 
 }
 
 /// Ask each of `proxies` for `target` (None: for port 443 of itself, which proxies mostly allow where they allow anything,
-/// and so get to the credentials), one after the other, until one takes it or `stop` is raised.
+/// and so get to the credentials; where that one only hangs up, for its own port), one after the other, until one takes it or `stop` is raised.
 pub fn try_proxies(
     proxies: &[Proxy],
     target: Option<Target>,
@@ -134,12 +134,17 @@ pub fn try_proxies(
     upstreams.wishes = wishes;
     let mut outcomes = Vec::new();
     for (index, proxy) in proxies.iter().enumerate() {
-        upstreams.proxies = vec![proxy.clone()];
-        let target = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
-        let Some(outcome) = try_one(&mut upstreams, &target, &epoll, bell, &told)? else { break };
+        upstreams.only(proxy.clone());
+        let mut asked = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
+        let Some(mut outcome) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
+        if target.is_none() && matches!(outcome, Some(Refusal::Closed)) {
+            asked = proxy.address.into();
+            let Some(second) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
+            outcome = second;
+        }
         let outcome = match outcome {
             None => Outcome::fine(index),
-            Some(refusal) => Outcome::of(index, &refusal, refusal.text(&target, proxy.address)),
+            Some(refusal) => Outcome::of(index, &refusal, refusal.text(&asked, proxy.address)),
         };
         outcomes.push(outcome);
         if outcomes.last().is_some_and(|last| last.kind == "ok") {

@@ -32,6 +32,9 @@ class Stack:
         """Grant a wish, or with words refuse it. `fd` is given away; -1: none."""
     def counters(self) -> dict[str, int]:
         """Give all counters, always in the same order; they only ever grow, but for the gauges named `*_now`."""
+    def standings(self) -> list[tuple[str, int, str, int, dict[str, int]]]:
+        """Give how each proxy is, in the order in which they are tried: address, port, state, for how many seconds, and
+        its own counters."""
     def replace(self, upstreams: Sequence[Upstream]) -> None:
         """Let connections that begin from now on use these proxies; open ones stay. Raises ValueError."""
     def stop(self) -> None:

@@ -27,7 +27,7 @@ from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
 from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable, ProxyvpnError, RolledBack
-from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Down, Report, Update
+from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Counters, Down, Report, Standing, Update
 from proxyvpn.options import Options
 from proxyvpn.plan import IPAddress, Tunnel
 from proxyvpn.reach import Interrupted, Place
@@ -122,7 +122,7 @@ class Life:
         self._prepare_worker()
         for line in self._weaker:
             world.say(f"the worker's sandbox is weaker here: {line}")
-        if trial.is_needed(self._places):
+        if trial.is_needed(self._places) or world.ticket:
             trial.run(self._worker, self._wishes, self._places, world.stop)
         tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues)
         self._write_record(tunnel)
@@ -137,7 +137,7 @@ class Life:
         self._save(ifname=ifname, phase="engaged", steps=steps)
         self._control = control.Control.listen(self._state)
         self._confirming = Confirming(options.confirm, time.monotonic(), world.terminal)
-        self._renewal = Renewal(self._places, self._look_for_proxies, world.renew_every)
+        self._renewal = Renewal(options.proxies, self._look_for_proxies, world.renew_every)
         world.ready(report.ready_line(options, ifname, tuple(map(str, self._resolvers.addresses)), world.remote))
 
     def _try_proxies(self) -> None:
@@ -252,7 +252,7 @@ class Life:
                 return
             if time.monotonic() >= look:
                 self._follow_resolvers()
-                self._renewal.begin(time.monotonic(), self._counters()[0])
+                self._renewal.begin(time.monotonic(), self._counters()[0].values)
                 look = time.monotonic() + self._world.look_every
 
     def _hear_worker(self) -> None:
@@ -316,15 +316,21 @@ class Life:
             restarts=self._restarts.count,
             dropped=held.dropped,
             notes=notes,
-            counters=counters,
+            counters=counters.values,
+            standings=self._named(counters.standings),
         )
 
-    def _counters(self) -> tuple[dict[str, int], tuple[str, ...]]:
+    def _counters(self) -> tuple[Counters, tuple[str, ...]]:
         """Give the worker's counters, and what `status` is to say when it has none."""
         try:
             return self._worker.counters(), ()
         except ProxyvpnError as error:
-            return {}, (error.what,)
+            return Counters({}), (error.what,)
+
+    def _named(self, standings: tuple[Standing, ...]) -> tuple[Standing, ...]:
+        """Say which proxy each standing is of."""
+        names = {place.endpoint: str(place.proxy) for place in self._places}
+        return tuple(replace(standing, proxy=names.get(standing.endpoint, "")) for standing in standings)
 
     def _unconfirmed_note(self) -> tuple[str, ...]:
         if not self._confirming.is_waiting:

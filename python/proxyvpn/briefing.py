@@ -14,7 +14,7 @@ from proxyvpn.reach import Place
 
 def start(options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...]) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
-    return Start(upstreams(options, places), uid, files)
+    return Start(upstreams(options, places), uid, files, options.balancing)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:

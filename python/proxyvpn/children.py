@@ -281,6 +281,6 @@ class Worker(Child):
         """Let connections that begin from now on use other proxies."""
         self.ask(Replace(upstreams), Replaced)
 
-    def counters(self) -> dict[str, int]:
-        """Give the counters."""
-        return self.ask(Count(), Counters).values
+    def counters(self) -> Counters:
+        """Give the counters, and how the proxies are."""
+        return self.ask(Count(), Counters)

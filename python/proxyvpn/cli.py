@@ -63,6 +63,13 @@ def cli(ctx: click.Context) -> None:
 @click.option(
     "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
 )
+@click.option(
+    "--balance",
+    type=click.Choice(("order", "round-robin", "least-connections", "destination")),
+    help="Who of several proxies is asked first. Default: the first one, in order, as long as it is well.",
+)
+@click.option("--health-check", metavar="HOST:PORT", help="Ask each proxy for HOST:PORT to see whether it is well.")
+@click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy also where one refuses (403, say).")
 @click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")

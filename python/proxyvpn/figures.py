@@ -16,14 +16,17 @@ _UNDER: Final = "connect_under_"
 
 _PLACES: Final[dict[str, tuple[str, ...]]] = {
     "proxy_failovers": ("proxies", "failovers"),
+    "proxy_races": ("proxies", "races"),
+    "proxies_lost": ("proxies", "lost"),
     "unknown_segments": ("packets", "unknown_segments"),
     "not_tcp": ("packets", "not_tcp"),
     "bad_packets": ("packets", "bad"),
 }
-_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes")
+_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tls", "tun", "notes")
 
 _REASONS: Final = {
     "refused_unreachable": "without a connection to the proxy",
+    "refused_tls": "for want of TLS with the proxy",
     "refused_timeout": "timed out",
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
@@ -31,6 +34,8 @@ _REASONS: Final = {
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
 }
+_FAILURES: Final = ("unreachable", "tls", "timeout", "garbage", "closed")
+"""Counters of one proxy: connects that failed by its fault."""
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",
     "flows_asking_now": "waiting for its answer",
@@ -149,6 +154,20 @@ def warm_line(counters: Counters) -> str:
     if not made and not used:
         return ""
     return f"{used} of {made} connections that were made in advance were used, {counters.get('pool_idle_now', 0)} wait"
+
+
+def standing_line(state: str, seconds: int, counters: Counters) -> str:
+    """Say how one proxy is, and what it was asked for."""
+    count = counters.get
+    lasting = "" if state == "up" else f" for {seconds} s"
+    failed = sum(count(name, 0) for name in _FAILURES)
+    said_no = sum(value for name, value in counters.items() if name.startswith("refused_"))
+    opened = count("opened", 0)
+    line = f"{state}{lasting}; {count('flows_now', 0)} flows, {opened} of {count('connects', 0)} connects opened"
+    if opened:
+        line += f" in {count('connect_sum_us', 0) / opened / 1000:.0f} ms on average"
+    reasons = ((failed, "failed"), (said_no, "refused"), (count("downs", 0), "times down"))
+    return line + "".join(f", {value} {words}" for value, words in reasons if value)
 
 
 def dropped_by_tun_line(counters: Counters) -> str:

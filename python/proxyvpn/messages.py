@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgpack
 
+from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import ProtocolError, ProxyvpnError
 from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 
@@ -172,6 +173,7 @@ class Start:
     upstreams: tuple[Upstream, ...]
     uid: int
     files: tuple[str, ...] = ()
+    balancing: Balancing = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +255,24 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a proxy is at one of its addresses, and since how many seconds; its own counters. `proxy` is its URL without
+    the password: the worker does not know it and leaves it empty."""
+
+    endpoint: Endpoint
+    state: str
+    seconds: int
+    counters: dict[str, int]
+    proxy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
-    """Counters by name since the worker started; docs/counters.md lists them."""
+    """Counters by name since the worker started, and each proxy's standing, in the order in which they are tried;
+    docs/counters.md lists them."""
 
     values: dict[str, int]
+    standings: tuple[Standing, ...] = ()
 
 
 # What `up` asks of the process that makes tokens.
@@ -307,6 +323,7 @@ class Report:
     dropped: int
     notes: tuple[str, ...]
     counters: dict[str, int]
+    standings: tuple[Standing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import proxy, resolvers, schemes
+from proxyvpn import balancing, proxy, resolvers, schemes
+from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import UsageError
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
@@ -44,6 +45,9 @@ class Typed:
     inbound: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
+    balance: str | None = None
+    health_check: str | None = None
+    failover_on_refusal: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where those options that were not typed are from, in words; and `password`."""
 
@@ -62,6 +66,7 @@ class Options:
     killswitch: bool = False
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
+    balancing: Balancing = PLAIN
     warnings: tuple[str, ...] = ()
 
 
@@ -94,6 +99,7 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         inbound=inbound,
         killswitch=typed.killswitch,
         confirm=typed.confirm or 0,
+        balancing=balancing.read(typed.balance, typed.health_check, typed.failover_on_refusal),
         warnings=warnings,
     )
 

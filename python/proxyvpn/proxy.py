@@ -101,6 +101,14 @@ def split_user(text: str) -> tuple[str, str | None]:
     return user, password if colon else None
 
 
+def host_and_port(text: str) -> tuple[str, int]:
+    """Read HOST:PORT, an IPv6 address in brackets. Raises UsageError."""
+    found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]+)", text)
+    if found is None:
+        raise UsageError("this is not a host and a port", _printable(text))
+    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3])
+
+
 def _without_scheme(url: str) -> str:
     found = _SCHEME.match(url)
     if found is None:

@@ -56,7 +56,18 @@ def resolve(proxies: tuple[Proxy, ...], stop: int) -> tuple[Place, ...]:
     once: dict[Endpoint, Place] = {}
     for place in places:
         once.setdefault(place.endpoint, place)
-    return tuple(once.values())[:MOST_PROXIES]
+    return fairly(tuple(once.values()))
+
+
+def fairly(places: tuple[Place, ...]) -> tuple[Place, ...]:
+    """Give as many of `places` as a tunnel may have, in order: each proxy keeps one before another has two."""
+    ranks: list[int] = []
+    count: dict[Proxy, int] = {}
+    for place in places:
+        count[place.proxy] = count.get(place.proxy, 0) + 1
+        ranks.append(count[place.proxy])
+    kept = sorted(range(len(places)), key=lambda number: (ranks[number], number))[:MOST_PROXIES]
+    return tuple(places[number] for number in sorted(kept))
 
 
 class _Lookup:

@@ -18,15 +18,15 @@ from typing import Final
 
 from proxyvpn.errors import ProxyvpnError
 from proxyvpn.plan import Endpoint
-from proxyvpn.reach import Place
-from proxyvpn.tunnel import MOST_PROXIES
+from proxyvpn.proxy import Proxy
+from proxyvpn.reach import Place, fairly
 
 EVERY: Final = 60.0
 SOON: Final = 2.0
 """Seconds between two looks when connects fail."""
 KEEP: Final = 600.0
-_UNREACHED: Final = ("refused_unreachable", "refused_timeout")
-"""Counters of the worker that grow when no proxy can be reached."""
+_UNREACHED: Final = ("refused_unreachable", "refused_timeout", "proxies_lost")
+"""Counters of the worker that grow when a proxy cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,11 @@ class Found:
 class Renewal:
     """The looks, and when each address was last named."""
 
-    def __init__(self, places: tuple[Place, ...], look: Callable[[], Found], every: float = EVERY) -> None:
+    def __init__(self, proxies: tuple[Proxy, ...], look: Callable[[], Found], every: float = EVERY) -> None:
+        self._proxies = proxies
         self._look = look
         self._every = every
-        self._named = {place.endpoint for place in places if place.proxy.address is None}
+        self._named = any(proxy.address is None for proxy in proxies)
         self._seen: dict[Endpoint, float] = {}
         self._found: queue.SimpleQueue[Found] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -73,7 +74,7 @@ class Renewal:
             found = self._found.get_nowait()
         except queue.Empty:
             return places
-        return merged(places, found, self._seen, now)
+        return in_order(merged(places, found, self._seen, now), self._proxies)
 
     def _run(self) -> None:
         try:
@@ -108,4 +109,9 @@ def merged(places: tuple[Place, ...], found: Found, seen: dict[Endpoint, float],
     kept = tuple(
         place for place in places if place.endpoint in named or not found.reached or now - seen[place.endpoint] < KEEP
     )
-    return (fresh + kept)[:MOST_PROXIES]
+    return fresh + kept
+
+
+def in_order(places: tuple[Place, ...], proxies: tuple[Proxy, ...]) -> tuple[Place, ...]:
+    """Give as many of `places` as a tunnel may have, those of the first of `proxies` first, whoever has moved."""
+    return fairly(tuple(sorted(places, key=lambda place: proxies.index(place.proxy))))

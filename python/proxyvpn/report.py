@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxyvpn import figures
-from proxyvpn.messages import Report
+from proxyvpn.messages import Report, Standing
 from proxyvpn.options import Options
 from proxyvpn.state import Record
 
@@ -64,6 +64,7 @@ def as_json(found: Condition, now: int) -> dict[str, Any]:
         "pid": found.pid or None,
         "interface": (known.ifname or None) if known else None,
         "proxies": known.proxies if known else (),
+        "upstreams": [_standing(each) for each in report.standings] if report else [],
         "resolvers": known.resolvers if known else (),
         "bypass": known.bypass if known else (),
         "killswitch": known.killswitch if known else None,
@@ -114,14 +115,35 @@ def _running(report: Report, pid: int, now: int) -> list[str]:
         f"flows         {now_open} now, {count('flows_opened', 0)} opened, {figures.refused(report.counters)} refused",
         f"bytes         {_size(count('bytes_up', 0))} up, {_size(count('bytes_down', 0))} down",
     ]
+    lines[2:2] = _standings(report)
     lines += [f"{name:<14}{text}" for name, text in _figures(report) if text]
     if report.bypass:
-        lines.insert(4, f"bypass        {', '.join(report.bypass)}")
+        lines.insert(4 + len(_standings(report)), f"bypass        {', '.join(report.bypass)}")
     if report.killswitch:
         lines.append(f"dropped       {_packets(report.dropped)}")
     if report.restarts:
         lines.append(f"restarts      {report.restarts} of the worker; counters are since the last")
     return lines + [f"note          {note}" for note in report.notes]
+
+
+def _standing(found: Standing) -> dict[str, Any]:
+    return {
+        "address": str(found.endpoint),
+        "proxy": found.proxy,
+        "state": found.state,
+        "seconds": found.seconds,
+        "counters": found.counters,
+    }
+
+
+def _standings(report: Report) -> list[str]:
+    """Give a line for each address of a proxy, where there are several, or one is not well."""
+    if len(report.standings) < 2 and all(found.state == "up" for found in report.standings):
+        return []
+    return [
+        f"  {found.endpoint!s:<20}  {figures.standing_line(found.state, found.seconds, found.counters)}"
+        for found in report.standings
+    ]
 
 
 def _figures(report: Report) -> tuple[tuple[str, str], ...]:

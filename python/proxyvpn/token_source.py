@@ -145,6 +145,14 @@ def user(environ: Mapping[str, str], uid: int) -> int:
     return int(asked)
 
 
+def may_have_ticket(environ: Mapping[str, str], uid: int, configuration: str, exists: Callable[[str], bool]) -> bool:
+    """Pure but for `exists`: say whether there may be a Kerberos ticket, or a keytab; `configuration` is krb5.conf."""
+    if "KRB5CCNAME" in environ or "KRB5_CLIENT_KTNAME" in environ:
+        return True
+    named = re.search(r"^\s*default_ccache_name\s*=", configuration, re.MULTILINE)
+    return named is not None or exists(f"/tmp/krb5cc_{user(environ, uid) or uid}")  # noqa: S108 - Kerberos' default
+
+
 def _is_readable(channel: Channel) -> bool:
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -169,7 +170,7 @@ def _reason(error: BaseException, host: str) -> str:
     known = (
         (("no kerberos credentials", "no credentials cache", "unavailable", "no credentials were"), _no_ticket()),
         (("expired",), "the Kerberos ticket has run out: run kinit"),
-        (("server not found",), f"the KDC knows no service HTTP/{host}: give the proxy by its full name"),
+        (("not found in kerberos database",), f"the KDC knows no service HTTP/{host}: give the proxy by its full name"),
         (
             ("cannot find kdc", "cannot contact any kdc"),
             "no KDC can be reached: see --bypass, or run kinit before `up`",
@@ -179,7 +180,8 @@ def _reason(error: BaseException, host: str) -> str:
     for signs, reason in known:
         if any(sign in text.lower() for sign in signs):
             return reason
-    return text or type(error).__name__
+    minor = re.search(r"Minor \(\d+\): (.*?)(?:, Context|$)", text)
+    return minor[1] if minor else text or type(error).__name__
 
 
 def _no_ticket() -> str:

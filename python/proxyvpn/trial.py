@@ -1,8 +1,9 @@
 """Lets the worker try the proxies, by the code that will carry connections, before anything in the kernel is changed.
 
-Only where there is more to find out than that somebody listens: credentials, or TLS. What counts is whether a proxy can
-be spoken to; whether it likes the target does not. A proxy that takes its time is not waited for: it is then found out
-by the first connection.
+Only where there is more to find out than that somebody listens: credentials, or TLS; or where there may be a Kerberos
+ticket, so that the one for the proxy is had while the KDC can still be reached directly. What counts is whether a proxy
+can be spoken to; whether it likes the target does not. A proxy that takes its time is not waited for: it is then found
+out by the first connection.
 """
 
 from __future__ import annotations

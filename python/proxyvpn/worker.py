@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final, Protocol
 
 from proxyvpn import _tunstack, privilege, stderr
@@ -32,6 +33,7 @@ from proxyvpn.messages import (
     Refused,
     Replace,
     Replaced,
+    Standing,
     Start,
     Started,
     Tried,
@@ -39,6 +41,7 @@ from proxyvpn.messages import (
     Upstream,
     Wish,
 )
+from proxyvpn.plan import Endpoint
 
 DESCRIPTORS: Final = 1 << 17
 """A flow holds one; where root's limit can be raised, it is."""
@@ -52,6 +55,7 @@ class Stack(Protocol):
     def fileno(self) -> int: ...
     def notes(self) -> list[str]: ...
     def counters(self) -> dict[str, int]: ...
+    def standings(self) -> list[tuple[str, int, str, int, dict[str, int]]]: ...
     def attempt(self, target: tuple[str, int] | None, /) -> None: ...
     def tried(self) -> list[tuple[int, str, str]] | None: ...
     def carry(self, queues: Sequence[int], /) -> None: ...
@@ -178,7 +182,8 @@ class _Running:
     def _do(self, message: Message, queues: tuple[int, ...]) -> None:
         match message:
             case Count():
-                self._channel.send(Counters(self._stack.counters()))
+                standings = tuple(_standing(*each) for each in self._stack.standings())
+                self._channel.send(Counters(self._stack.counters(), standings))
             case Replace():
                 self._stack.replace(message.upstreams)
                 self._channel.send(Replaced())
@@ -196,6 +201,10 @@ class _Running:
             self._channel.send(Refused(Exit.ERROR, "the worker cannot carry packets", _line(error), ""))
             raise ProtocolError("it could not carry packets") from error
         self._channel.send(Carrying())
+
+
+def _standing(address: str, port: int, state: str, seconds: int, counters: dict[str, int]) -> Standing:
+    return Standing(Endpoint(ip_address(address), port), state, seconds, counters)
 
 
 def only_write(fd: int) -> None:

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxyvpn import privilege, reach
+from proxyvpn import privilege, reach, token_source
 from proxyvpn.children import Helper, Worker
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
 from proxyvpn.plan import Host
 from proxyvpn.reach import Place
 from proxyvpn.renewal import EVERY
-from proxyvpn.token_source import TokenSource
 from proxyvpn.wishes import Provider
 
 WORKER_UIDS: Final = privilege.HELPER_UIDS[::-1]
@@ -65,6 +64,8 @@ class World:
     """A terminal on which Enter may be typed; -1: none."""
     remote: bool = False
     """Whether whoever typed `up` came in by SSH."""
+    ticket: bool = False
+    """Whether there may be a Kerberos ticket to show to a proxy."""
 
 
 def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
@@ -79,7 +80,7 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         worker=lambda: Worker.start(environ),
         resolve=lambda options, stop: reach.resolve(options.proxies, stop),
         attempt=reach.attempt,
-        providers=lambda options: {"token": TokenSource.of(options.proxies, environ)},
+        providers=lambda options: {"token": token_source.TokenSource.of(options.proxies, environ)},
         read=read_text,
         host=host,
         say=say,
@@ -88,6 +89,7 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         stop=catch_signals(),
         terminal=0 if os.isatty(0) else -1,
         remote=came_by_ssh(environ, ancestors(os.getppid())),
+        ticket=token_source.may_have_ticket(environ, os.geteuid(), read_text("/etc/krb5.conf"), os.path.exists),
     )
 
 

@@ -76,12 +76,17 @@ class RunningProxy:
 
 
 @contextlib.contextmanager
-def squid(mid: Namespace, users: dict[str, str] | None = None, port: int = SQUID) -> Iterator[RunningProxy]:
-    """Run squid with CONNECT to all ports allowed; with `users`, only for those who know a password."""
+def squid(
+    mid: Namespace, users: dict[str, str] | None = None, port: int = SQUID, auth: str = _AUTH
+) -> Iterator[RunningProxy]:
+    """Run squid with CONNECT to all ports allowed; with `users`, only for those who know a password, which `auth` says
+    how to ask for: by the file `users` (hashes) or `words` (for Digest).
+    """
     home = _folder(mid, "squid")
     if users:
         (home / "users").write_text("".join(f"{user}:{_hashed(word)}\n" for user, word in users.items()))
-    access = _AUTH.format(home=home) if users else "http_access allow all"
+        (home / "words").write_text("".join(f"{user}:{word}\n" for user, word in users.items()))
+    access = auth.format(home=home) if users else "http_access allow all"
     (home / "squid.conf").write_text(_SQUID_CONF.format(home=home, access=access, port=port))
     shutil.chown(home, "proxy")
     with (home / "errors").open("wb") as errors:
@@ -97,12 +102,13 @@ def squid(mid: Namespace, users: dict[str, str] | None = None, port: int = SQUID
 
 
 @contextlib.contextmanager
-def tinyproxy(mid: Namespace) -> Iterator[RunningProxy]:
-    """Run tinyproxy; it has no list of allowed CONNECT ports, so all are."""
+def tinyproxy(mid: Namespace, more: str = "") -> Iterator[RunningProxy]:
+    """Run tinyproxy, with `more` lines of configuration; it has no list of allowed CONNECT ports, so all are."""
     home = _folder(mid, "tinyproxy")
     conf, log = home / "conf", home / "log"
     conf.write_text(
         f'Port {TINYPROXY}\nListen 0.0.0.0\nListen ::\nTimeout 600\nLogFile "{log}"\nLogLevel Connect\nMaxClients 200\n'
+        f"{more}\n"
     )
     process = mid.start("tinyproxy", "-d", "-c", str(conf))
     try:
@@ -113,6 +119,7 @@ def tinyproxy(mid: Namespace) -> Iterator[RunningProxy]:
 
 
 Answer = Callable[[bytes], bytes]
+"""What is said to a request's head; with `keep-alive` in it, another request may follow."""
 
 
 def honest(_request: bytes) -> bytes:
@@ -129,6 +136,8 @@ class ScriptedProxy:
 
     def __init__(self, mid: Namespace, answer: Answer = honest, port: int = SCRIPTED) -> None:
         self.mid, self.answer, self.port = mid, answer, port
+        self.session: Callable[[], Answer] | None = None
+        """Gives the answer of one connection, which may remember what was said on it."""
         self.requests: list[bytes] = []
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
@@ -166,16 +175,25 @@ class ScriptedProxy:
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
-            head = _read_head(client)
-            if not head:
-                return
-            self.requests.append(head)
-            answer = self.answer(head)
-            if not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2")):
+            said = self.session() if self.session else self.answer
+            while True:
+                head = _read_head(client)
+                if not head:
+                    return
+                self.requests.append(head)
+                answer = said(head)
+                if answer.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2")):
+                    break
                 client.sendall(answer)
-                return
+                if b"keep-alive" not in answer:
+                    return
             host, _, port = head.split()[1].decode().rpartition(":")
-            with self.mid.connect(host.strip("[]"), int(port)) as server:
+            try:
+                connected = self.mid.connect(host.strip("[]"), int(port))
+            except OSError:
+                client.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+                return
+            with connected as server:
                 server.settimeout(None)
                 self._open.add(server)
                 client.sendall(answer)

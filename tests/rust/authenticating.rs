@@ -168,6 +168,18 @@ fn status_401_is_a_wrong_password_where_one_was_shown() {
 }
 
 #[test]
+fn credentials_that_lead_to_another_refusal_were_right() {
+    let (mut world, handle, mut stream) = begun(means());
+    write!(stream, "{HEAD}Content-Length: 0\r\n\r\n").unwrap();
+    world.next_request(&stream);
+    stream.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").unwrap();
+    world.closed(handle);
+    world.connect(TARGET, 40001);
+    let (_, request) = world.request(0);
+    assert!(request.contains(BASIC), "{request}");
+}
+
+#[test]
 fn proxy_that_cannot_be_satisfied_is_said_to_offer_what_it_does() {
     let (mut world, handle, mut stream) = begun(Means::default());
     stream.write_all(b"HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM, Basic realm=x\r\n\r\n").unwrap();
@@ -180,7 +192,19 @@ fn proxy_that_cannot_be_satisfied_is_said_to_offer_what_it_does() {
 }
 
 #[test]
-fn next_proxy_is_asked_where_the_first_refuses_the_credentials() {
+fn same_password_is_not_tried_at_the_next_proxy() {
+    let mut world = World::of(means(), 2);
+    let handle = world.connect(TARGET, 40000);
+    let (mut stream, _) = world.request(0);
+    write!(stream, "{HEAD}Content-Length: 0\r\n\r\n").unwrap();
+    assert!(world.next_request(&stream).contains("Proxy-Authorization: "));
+    write!(stream, "{HEAD}Content-Length: 0\r\n\r\n").unwrap();
+    world.closed(handle);
+    assert_eq!((world.stats.proxy_failovers.get(), world.stats.refused_status_407.get()), (0, 1));
+}
+
+#[test]
+fn next_proxy_is_asked_where_the_first_wants_credentials_and_there_are_none() {
     let mut world = World::of(Means::default(), 2);
     let handle = world.connect(TARGET, 40000);
     let (mut stream, _) = world.request(0);

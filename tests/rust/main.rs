@@ -4,6 +4,7 @@
 
 mod acknowledging;
 mod authenticating;
+mod balancing;
 mod by_hand;
 mod carrying;
 mod closing;
@@ -11,6 +12,8 @@ mod counters;
 mod ends;
 mod epoll;
 mod found;
+mod healing;
+mod hole;
 mod hostile;
 mod machine;
 mod opening;

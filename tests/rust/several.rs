@@ -1,12 +1,14 @@
 //! Proxies that are dead, each in its way, and others beside them. See world.rs.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::TcpListener;
 
+use crate::hole::BlackHole;
 use crate::streams::reset;
 use crate::wire::Wire;
 use crate::world::{GRANT, TARGET, World, listener};
+use _tunstack::roster::Policy;
+use smoltcp::socket::tcp::State;
 
 #[test]
 fn dead_proxy_is_passed_over_and_the_program_notices_nothing() {
@@ -26,22 +28,47 @@ fn dead_proxy_is_passed_over_and_the_program_notices_nothing() {
     assert_eq!(world.stats.proxy_failovers.get(), 1, "the dead one is not tried first again");
 }
 
-#[test]
-fn proxy_that_refuses_in_any_way_or_hangs_up_is_passed_over() {
-    let statuses = [401, 403, 407, 429, 500, 502, 503, 504].map(|status| format!("HTTP/1.1 {status} No\r\n\r\n"));
-    for answer in statuses.iter().map(String::as_str).chain(["220 ftp\r\n", ""]) {
-        let mut world = World::new(2, 65535, Wire::default());
-        let handle = world.connect(TARGET, 40000);
-        let (mut first, _) = world.request(0);
-        first.write_all(answer.as_bytes()).unwrap();
-        if answer.is_empty() {
-            drop(first);
-        }
+/// Let the first of two proxies answer, and say whether the second is asked. `how` is what the stack was told.
+fn asks_another(how: &Policy, answer: &str) -> bool {
+    let mut world = World::choosing(vec![listener(), listener()], how.clone());
+    let handle = world.connect(TARGET, 40000);
+    let (mut first, _) = world.request(0);
+    first.write_all(answer.as_bytes()).unwrap();
+    drop(first);
+    world.until("a proxy is asked, or the program refused", |world| {
+        world.stats.proxy_failovers.get() > 0 || world.socket(handle).state() == State::Closed
+    });
+    if world.stats.proxy_failovers.get() > 0 {
         let (mut second, _) = world.request(1);
         second.write_all(GRANT).unwrap();
         world.connected(handle);
-        assert_eq!(world.stats.proxy_failovers.get(), 1, "{answer}");
     }
+    world.stats.proxy_failovers.get() > 0
+}
+
+#[test]
+fn another_proxy_is_asked_where_one_fails_and_not_where_its_policy_refuses() {
+    let (plain, too) = (Policy::default(), Policy { on_refusal: true, ..Policy::default() });
+    let failures = [500, 502, 503, 504, 599].map(|status| format!("HTTP/1.1 {status} No\r\n\r\n"));
+    for answer in failures.iter().map(String::as_str).chain(["220 ftp\r\n", ""]) {
+        assert!(asks_another(&plain, answer), "{answer}");
+    }
+    for status in [301, 400, 401, 403, 404, 429, 451] {
+        let answer = format!("HTTP/1.1 {status} No\r\n\r\n");
+        assert_eq!((asks_another(&plain, &answer), asks_another(&too, &answer)), (false, true), "{status}");
+    }
+    assert!(asks_another(&plain, "HTTP/1.1 407 Who are you?\r\n\r\n"), "there is no account to be locked");
+}
+
+#[test]
+fn answer_of_a_proxy_counts_more_than_the_death_of_the_next() {
+    let mut world = World::new(2, 65535, Wire::default());
+    let handle = world.connect(TARGET, 40000);
+    let (mut first, _) = world.request(0);
+    world.proxies.truncate(1); // refuses connections from now on
+    first.write_all(b"HTTP/1.1 504 Late\r\n\r\n").unwrap();
+    world.closed(handle);
+    assert_eq!((world.stats.refused_status_504.get(), world.stats.refused_unreachable.get()), (1, 0));
 }
 
 #[test]
@@ -67,42 +94,6 @@ fn proxies_that_all_refuse_refuse_the_program_once() {
     world.closed(handle);
     assert_eq!((world.stats.refused_status_503.get(), world.stats.proxy_failovers.get()), (1, 1));
     world.assert_empty();
-}
-
-/// A proxy that never answers a SYN: the connections that wait to be accepted are as many as it allows.
-struct BlackHole {
-    listener: TcpListener,
-    _waiting: TcpStream,
-}
-
-impl BlackHole {
-    fn new() -> BlackHole {
-        let listener = listener();
-        // SAFETY: plain system call on a descriptor that is open.
-        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
-        let waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        BlackHole { listener, _waiting: waiting }
-    }
-
-    fn proxy(&self) -> TcpListener {
-        self.listener.try_clone().unwrap()
-    }
-}
-
-#[test]
-fn proxy_that_swallows_syns_is_passed_over_after_its_share_of_10_seconds() {
-    let hole = BlackHole::new();
-    let mut world = World::with(vec![hole.proxy(), listener()], 65535, Wire::default());
-    let begin = world.now;
-    let handle = world.connect(TARGET, 40000);
-    let (mut stream, _) = world.request(1);
-    assert!((5_000..6_000).contains(&(world.now - begin).total_millis()), "{}", world.now - begin);
-    stream.write_all(GRANT).unwrap();
-    world.connected(handle);
-    let begin = world.now;
-    world.connect(TARGET, 40001);
-    world.request(1);
-    assert!((world.now - begin).total_millis() < 100, "the dead one is not tried first again");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use _tunstack::device::Device;
 use _tunstack::login::Login;
 use _tunstack::means::Means;
+use _tunstack::roster::{Policy, Roster};
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
@@ -52,6 +53,7 @@ pub struct World {
     pub proxies: Vec<TcpListener>,
     login: Login,
     outside: Outside,
+    pub roster: Arc<Roster>,
     epoll: Epoll,
 }
 
@@ -68,23 +70,29 @@ impl World {
 
     /// Make a world whose stack begins with the sequence numbers that follow from `seed`.
     pub fn seeded(seed: u64, proxies: Vec<TcpListener>, mtu: usize, wire: Wire) -> World {
-        World::made((seed, proxies, Login::default()), mtu, wire)
+        World::made((seed, proxies, Login::default()), Policy::default(), mtu, wire)
     }
 
     /// Make a world with `proxies` proxies, to all of which the same is said of the user.
     pub fn of(means: Means, proxies: usize) -> World {
         let proxies = (0..proxies).map(|_| listener()).collect();
-        World::made((SEED, proxies, Login::new(means)), 65535, Wire::default())
+        World::made((SEED, proxies, Login::new(means)), Policy::default(), 65535, Wire::default())
     }
 
-    fn made((seed, proxies, login): (u64, Vec<TcpListener>, Login), mtu: usize, wire: Wire) -> World {
+    /// Make a world with these proxies, among which the stack chooses by `policy`.
+    pub fn choosing(proxies: Vec<TcpListener>, policy: Policy) -> World {
+        World::made((SEED, proxies, Login::default()), policy, 65535, Wire::default())
+    }
+
+    fn made((seed, proxies, login): (u64, Vec<TcpListener>, Login), policy: Policy, mtu: usize, wire: Wire) -> World {
         let (ours, theirs) = packet_pair();
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
         let now = Instant::from_secs(1000);
         let outside = Outside::default();
-        let stack = stack((ours, seed), (&proxies, &login, &outside), 0, &stats, &notes, now);
+        let roster = Arc::new(roster(&proxies, &login, policy));
+        let stack = stack((ours, seed), (&roster, &outside), 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
-        World { now, stack, stats, notes, program, proxies, login, outside, epoll: Epoll::new() }
+        World { now, stack, stats, notes, program, proxies, login, outside, roster, epoll: Epoll::new() }
     }
 
     pub fn plain() -> World {
@@ -159,8 +167,8 @@ impl World {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
         self.stats = Arc::default();
-        self.stack =
-            stack((queue, SEED), (&self.proxies, &self.login, &self.outside), warm, &self.stats, &self.notes, self.now);
+        self.roster = Arc::new(roster(&self.proxies, &self.login, Policy::default()));
+        self.stack = stack((queue, SEED), (&self.roster, &self.outside), warm, &self.stats, &self.notes, self.now);
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
@@ -247,21 +255,26 @@ impl World {
     }
 }
 
+fn roster(proxies: &[TcpListener], login: &Login, policy: Policy) -> Roster {
+    let address = |proxy: &TcpListener| Proxy { login: login.clone(), ..Proxy::plain(proxy.local_addr().unwrap()) };
+    let proxies = proxies.iter().map(address).collect();
+    Roster::new(proxies, policy, Instant::ZERO)
+}
+
 fn stack(
     (queue, seed): (OwnedFd, u64),
-    (proxies, login, outside): (&[TcpListener], &Login, &Outside),
+    (roster, outside): (&Arc<Roster>, &Outside),
     warm: usize,
     stats: &Arc<Stats>,
     notes: &Arc<Notes>,
     now: Instant,
 ) -> Stack {
-    let address = |proxy: &TcpListener| Proxy { login: login.clone(), ..Proxy::plain(proxy.local_addr().unwrap()) };
-    let proxies = proxies.iter().map(address).collect();
-    let mut upstreams = Upstreams::new(proxies, Arc::clone(stats), Arc::clone(notes));
-    upstreams.wishes = Wishes::new(Arc::clone(&outside.wishes), Arc::clone(&outside.grants), 0);
+    let counted = (Arc::clone(stats), Arc::clone(notes));
+    let wishes = Wishes::new(Arc::clone(&outside.wishes), Arc::clone(&outside.grants), 0);
+    let mut upstreams = Upstreams::of(Arc::clone(roster), 0, wishes, counted);
     for _ in 0..warm {
         let upstream = Upstream::dial(upstreams.proxies[0].address).unwrap();
-        upstreams.pool.give(upstream, now);
+        upstreams.pool.give(0, upstream, now);
     }
     let shared = Shared::new(upstreams, MEMORY).unwrap();
     Stack::new(Device::new(queue, Arc::clone(stats)), shared, seed, now)

@@ -9,6 +9,7 @@ import select
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from tests.unit.test_state import RECORD
 
 from proxyvpn import control, report, teardown
 from proxyvpn.errors import AlreadyUp, Exit, ProxyvpnError, StateError
-from proxyvpn.messages import Ask, Close, Count, Down, Reclaim, Reclaimed, Report
+from proxyvpn.messages import Ask, Close, Count, Down, Reclaim, Reclaimed, Report, Standing
+from proxyvpn.plan import Endpoint
 from proxyvpn.report import Condition
 from proxyvpn.state import StateDir
 
@@ -211,6 +213,25 @@ def test_text_of_a_running_tunnel() -> None:
     ):
         assert part in text
     assert "a note" in text
+
+
+def test_text_and_json_have_each_of_several_proxies_and_a_single_one_that_is_not_well() -> None:
+    first = Standing(Endpoint(ip_address("192.0.2.7"), 3128), "up", 9, {"connects": 3}, "http://proxy.example:3128")
+    second = replace(first, endpoint=Endpoint(ip_address("2001:db8::7"), 3128), state="down")
+    for standings, lines in (((first,), 0), ((second,), 1), ((first, second), 2)):
+        condition = Condition("up", pid=5, report=replace(REPORT, standings=standings))
+        text = report.as_text(condition, 1000)
+        assert sum("connects opened" in line for line in text.splitlines()) == lines
+        assert text.splitlines()[4 + lines].startswith("bypass")
+        found = report.as_json(condition, 1000)["upstreams"]
+        assert [each["address"] for each in found] == [str(each.endpoint) for each in standings]
+    assert found[1] == {
+        "address": "[2001:db8::7]:3128",
+        "proxy": "http://proxy.example:3128",
+        "state": "down",
+        "seconds": 9,
+        "counters": {"connects": 3},
+    }
 
 
 def test_text_has_a_line_for_each_figure_that_there_is_something_to_say_about() -> None:

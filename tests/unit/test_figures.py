@@ -12,24 +12,30 @@ from typing import Any
 import pytest
 
 from proxyvpn import _tunstack, figures
-from proxyvpn.messages import MAX_BYTES, Counters, Start, Upstream, encode
+from proxyvpn.messages import MAX_BYTES, Counters, Standing, Start, Upstream, encode
 from proxyvpn.plan import Endpoint
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "counters.md"
 
 
 @pytest.fixture(scope="module")
-def ordered() -> list[str]:
-    """The names that a real stack gives."""
+def stack() -> Iterator[_tunstack.Stack]:
+    """A real stack, with a proxy that nobody asks."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         proxy = Upstream(Endpoint(ip_address("192.0.2.7"), 3128), "proxy.example")
         stack = _tunstack.Stack(Start((proxy,), 0), {})
         stack.carry([theirs.fileno()])
         try:
-            return list(stack.counters())
+            yield stack
         finally:
             stack.stop()
+
+
+@pytest.fixture(scope="module")
+def ordered(stack: _tunstack.Stack) -> list[str]:
+    """The names of its counters."""
+    return list(stack.counters())
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +57,37 @@ def test_document_lists_what_the_stack_counts(names: set[str]) -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text(), re.MULTILINE)) == names
 
 
-def test_largest_counters_leave_room_in_a_message(names: set[str]) -> None:
-    assert len(encode(Counters(dict.fromkeys(names, (1 << 64) - 1)))) < MAX_BYTES // 4
+def test_document_lists_what_the_stack_counts_of_each_proxy(stack: _tunstack.Stack) -> None:
+    ((address, port, state, seconds, counters),) = stack.standings()
+    assert (address, port, state, seconds) == ("192.0.2.7", 3128, "up", 0)
+    assert set(re.findall(r"^\| \*\*`(\w+)`\*\* \|", DOCUMENT.read_text(), re.MULTILINE)) == set(counters)
+
+
+def test_largest_counters_leave_room_in_a_message(stack: _tunstack.Stack, names: set[str]) -> None:
+    most = (1 << 64) - 1
+    counters = dict.fromkeys(stack.standings()[0][4], most)
+    standing = Standing(
+        Endpoint(ip_address("2001:db8:1111:2222:3333:4444:5555:6666"), 65535), "slow start", most, counters
+    )
+    assert len(encode(Counters(dict.fromkeys(names, most), (standing,) * 8))) < MAX_BYTES // 2
+
+
+@pytest.mark.parametrize(
+    ("state", "counters", "line"),
+    [
+        ("up", {}, "up; 0 flows, 0 of 0 connects opened"),
+        (
+            "down",
+            {"flows_now": 2, "opened": 4, "connects": 9, "connect_sum_us": 22_000, "timeout": 1, "closed": 1}
+            | {"refused_4xx": 2, "refused_407": 1, "downs": 1},
+            "down for 7 s; 2 flows, 4 of 9 connects opened in 6 ms on average, 2 failed, 3 refused, 1 times down",
+        ),
+    ],
+)
+def test_line_of_a_proxy_says_how_it_is_and_what_became_of_its_connects(
+    state: str, counters: dict[str, int], line: str
+) -> None:
+    assert figures.standing_line(state, 7, counters) == line
 
 
 def test_bounds_and_statuses_ascend_in_the_groups(ordered: list[str]) -> None:

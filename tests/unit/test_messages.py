@@ -11,8 +11,9 @@ import pytest
 from tests.unit.test_plan import PROXIES, RESOLVERS, a_tunnel
 
 from proxyvpn import messages
+from proxyvpn.balancing import Balancing
 from proxyvpn.errors import ProtocolError
-from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Start, Status, Upstream, decode, encode
+from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Standing, Start, Status, Upstream, decode, encode
 from proxyvpn.plan import Endpoint
 
 SOME: dict[Any, Any] = {
@@ -24,6 +25,8 @@ SOME: dict[Any, Any] = {
     tuple[str, ...]: ("one", "two"),
     tuple[Upstream, ...]: (Upstream(PROXIES[0], "proxy.example", True, "ann", b"x", ("basic",), True),),
     tuple[Outcome, ...]: (Outcome(0, "407", "no"),),
+    tuple[Standing, ...]: (Standing(PROXIES[0], "down", 7, {"connects": 9}, "http://proxy.example:3128"),),
+    Balancing: Balancing("destination", "check.example", 443, True),
     tuple[Endpoint, ...]: PROXIES,
     IPv4Address | IPv6Address: RESOLVERS[0],
     tuple[IPv4Address | IPv6Address, ...]: RESOLVERS,

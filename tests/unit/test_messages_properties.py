@@ -18,8 +18,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from proxyvpn import messages, plan, tunnel
+from proxyvpn.balancing import WAYS, Balancing
 from proxyvpn.errors import ProtocolError, UsageError
-from proxyvpn.messages import MAX_BYTES, MAX_ITEMS, Opened, Outcome, Upstream, decode, encode
+from proxyvpn.messages import MAX_BYTES, MAX_ITEMS, Opened, Outcome, Standing, Upstream, decode, encode
 from proxyvpn.plan import Endpoint, Tunnel
 
 MOST_MEMORY = 8 << 20
@@ -69,6 +70,16 @@ OF: dict[Any, st.SearchStrategy[Any]] = {
     tuple[Endpoint, ...]: tuples(ENDPOINT, 8),
     tuple[Upstream, ...]: tuples(UPSTREAM, 8),
     tuple[Outcome, ...]: tuples(st.builds(Outcome, NUMBER, TEXT, TEXT), 8),
+    tuple[Standing, ...]: tuples(
+        st.builds(Standing, ENDPOINT, TEXT, NUMBER, st.dictionaries(TEXT, NUMBER, max_size=20), TEXT), 8
+    ),
+    Balancing: possible(
+        Balancing,
+        way=st.sampled_from(WAYS),
+        check_host=TEXT,
+        check_port=st.integers(0, 65535),
+        on_refusal=st.booleans(),
+    ),
     tuple[IPv4Address | IPv6Address, ...]: tuples(ADDRESS, 8),
     tuple[IPv4Network | IPv6Network, ...]: tuples(NETWORK, 64),
     Tunnel: possible(

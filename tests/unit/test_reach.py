@@ -86,3 +86,11 @@ def test_address_needs_no_resolver_and_keeps_the_order(stop: int) -> None:
     assert [str(each.endpoint) for each in found] == ["192.0.2.7:1", "[2001:db8::7]:2"]
     assert found[0].proxy.user is None
     assert threading.active_count() == threads
+
+
+def test_proxy_of_many_addresses_leaves_room_for_the_others() -> None:
+    many = tuple(place(port) for port in range(1, 11))
+    other = Proxy("other.example", 3128)
+    others = tuple(Place(other, Address(port)) for port in (11, 12))  # type: ignore[arg-type]
+    assert reach.fairly(many + others) == many[:6] + others
+    assert reach.fairly(others + many) == others + many[:6]

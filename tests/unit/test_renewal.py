@@ -9,7 +9,7 @@ from proxyvpn import proxy, renewal
 from proxyvpn.errors import ProxyUnreachable
 from proxyvpn.plan import Endpoint
 from proxyvpn.reach import Place
-from proxyvpn.renewal import EVERY, KEEP, SOON, Found, Renewal, merged
+from proxyvpn.renewal import EVERY, KEEP, SOON, Found, Renewal, in_order, merged
 from proxyvpn.tunnel import MOST_PROXIES
 
 NAMED = proxy.parse("http://proxy.example:3128")
@@ -44,7 +44,14 @@ def test_address_that_is_not_named_goes_late_and_only_when_another_was_reached()
 
 def test_there_are_never_too_many() -> None:
     many = tuple(place(number) for number in range(1, 30))
-    assert len(merged(many[:8], Found(many[8:], True), {}, 0)) == MOST_PROXIES
+    assert len(in_order(merged(many[:8], Found(many[8:], True), {}, 0), (NAMED,))) == MOST_PROXIES
+
+
+def test_proxies_keep_the_order_in_which_they_were_typed_whoever_moves() -> None:
+    second = proxy.parse("http://second.example:3128")
+    moved = Place(second, Endpoint(ip_address("192.0.2.20"), 3128))
+    typed = Place(TYPED, Endpoint(ip_address("192.0.2.1"), 3128))
+    assert in_order((moved, typed, place(1)), (NAMED, TYPED, second)) == (place(1), typed, moved)
 
 
 def ends(found: Renewal) -> bool:
@@ -58,7 +65,7 @@ def test_looks_are_made_in_time_and_sooner_when_connects_fail() -> None:
         looks.append(1)
         return Found((place(2),), True)
 
-    found = Renewal((place(1),), look)
+    found = Renewal((NAMED,), look)
     found.begin(0, {})
     assert ends(found)
     assert found.take((place(1),), 0) == (place(2), place(1))
@@ -74,7 +81,7 @@ def test_look_that_fails_in_its_thread_is_one_that_found_nothing() -> None:
     def look() -> Found:
         raise ProxyUnreachable("the proxy's name does not resolve")
 
-    found = Renewal((place(1),), look)
+    found = Renewal((NAMED,), look)
     found.begin(0, {})
     assert ends(found)
     assert found.take((place(1),), 0) == (place(1),)
@@ -84,7 +91,7 @@ def test_address_that_was_typed_is_never_looked_up() -> None:
     def look() -> Found:
         raise AssertionError("looked up")
 
-    found = Renewal((Place(TYPED, Endpoint(ip_address("192.0.2.1"), 3128)),), look)
+    found = Renewal((TYPED,), look)
     found.begin(0, {})
     assert not select.select([found.fileno()], [], [], 0)[0]
 

@@ -164,6 +164,25 @@ def test_ticket_is_that_of_the_user_who_typed_sudo(environ: dict[str, str], uid:
     assert token_source.user(environ, uid) == expected
 
 
+@pytest.mark.parametrize(
+    ("environ", "configuration", "there", "expected"),
+    [
+        ({}, "", "", False),
+        ({"KRB5CCNAME": "KCM:"}, "", "", True),
+        ({"KRB5_CLIENT_KTNAME": "/etc/k"}, "", "", True),
+        ({}, "[libdefaults]\n  default_ccache_name = KEYRING:persistent:%{uid}\n", "", True),
+        ({}, "[libdefaults]\n# default_ccache_name = KCM:\n", "", False),
+        ({}, "", "/tmp/krb5cc_0", True),
+        ({"SUDO_UID": "1000"}, "", "/tmp/krb5cc_0", False),
+        ({"SUDO_UID": "1000"}, "", "/tmp/krb5cc_1000", True),
+    ],
+)
+def test_ticket_is_expected_where_there_may_be_one(
+    environ: dict[str, str], configuration: str, there: str, expected: bool
+) -> None:
+    assert token_source.may_have_ticket(environ, 0, configuration, there.__eq__) is expected
+
+
 def test_real_process_makes_a_token_and_ends_with_its_source() -> None:
     source = TokenSource.of((ANN,), {**os.environ, "https_proxy": "http://ann:hunter2@proxy.example"})
     source.begin(1, wish(ANN, "ntlm"))

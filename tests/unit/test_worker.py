@@ -30,6 +30,7 @@ from proxyvpn.messages import (
     Refused,
     Replace,
     Replaced,
+    Standing,
     Start,
     Tried,
     Try,
@@ -84,6 +85,9 @@ class FakeStack:
 
     def counters(self) -> dict[str, int]:
         return {"flows_open_now": 3}
+
+    def standings(self) -> list[tuple[str, int, str, int, dict[str, int]]]:
+        return [("192.0.2.7", 3128, "down", 9, {"connects": 4})]
 
     def attempt(self, target: tuple[str, int] | None, /) -> None:
         self.outcomes = [(0, "ok", str(target))]
@@ -203,7 +207,8 @@ def test_counters_are_given_when_asked() -> None:
     running = Running()
     running.start()
     running.channel.send(Count())
-    assert running.answer() == Counters({"flows_open_now": 3})
+    standing = Standing(Endpoint(ip_address("192.0.2.7"), 3128), "down", 9, {"connects": 4})
+    assert running.answer() == Counters({"flows_open_now": 3}, (standing,))
     assert running.end() is Exit.OK
 
 
