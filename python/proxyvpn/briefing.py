@@ -5,8 +5,10 @@ The descriptors are opened anew for each worker, by `up` and with the rights of 
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
+from proxyvpn import certificates
 from proxyvpn.messages import Start, Upstream
 from proxyvpn.options import Options
 from proxyvpn.reach import Place
@@ -22,9 +24,17 @@ def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ..
     return tuple(_upstream(options, place) for place in places)
 
 
-def files(options: Options) -> dict[str, int]:  # noqa: ARG001 - so far there is none
+def files(options: Options) -> dict[str, int]:
     """Open what the worker is to have. Raises what cannot be opened."""
-    return {}
+    contents = _certificates(options) if any(proxy.tls for proxy in options.proxies) else {}
+    return {name: certificates.as_descriptor(name, content) for name, content in contents.items()}
+
+
+def _certificates(options: Options) -> dict[str, bytes]:
+    found = {"trust": certificates.trust(options.authorities, os.environ)}
+    if options.certificate is not None:
+        found["identity"] = certificates.identity(options.certificate, options.key)
+    return found
 
 
 def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy
@@ -36,6 +46,7 @@ def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so 
         password=_normal(proxy.password).encode(),
         schemes=proxy.schemes,
         preemptive=proxy.preemptive,
+        tls=proxy.tls,
     )
 
 

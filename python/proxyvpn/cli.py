@@ -55,7 +55,7 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--proxy", multiple=True, metavar="URL", help="http://[user:password@]host:port; repeatable.")
+@click.option("--proxy", multiple=True, metavar="URL", help="http[s]://[user:password@]host:port; repeatable.")
 @click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
 @click.option("--proxy-password-file", type=click.Path(), metavar="FILE", help="Read the password from FILE.")
 @click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")
@@ -70,6 +70,17 @@ def cli(ctx: click.Context) -> None:
 )
 @click.option("--health-check", metavar="HOST:PORT", help="Ask each proxy for HOST:PORT to see whether it is well.")
 @click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy also where one refuses (403, say).")
+@click.option(
+    "--proxy-ca",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Trust the authorities in FILE (PEM) for https:// proxies, and no others; repeatable.",
+)
+@click.option("--proxy-cert", type=click.Path(), metavar="FILE", help="Show https:// proxies this certificate (PEM).")
+@click.option(
+    "--proxy-key", type=click.Path(), metavar="FILE", help="Its private key, if that is not in the same file."
+)
 @click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")

@@ -39,6 +39,9 @@ class Typed:
     password: str | None = None
     """What the file, the credential or the command said, not its name."""
     proxy_auth: str | None = None
+    proxy_ca: tuple[str, ...] = ()
+    proxy_cert: str | None = None
+    proxy_key: str | None = None
     dns: tuple[str, ...] = ()
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
@@ -64,6 +67,11 @@ class Options:
     inbound: tuple[int, ...] = ()
     """UDP ports."""
     killswitch: bool = False
+    authorities: tuple[str, ...] = ()
+    """Files of certificate authorities for https:// proxies; none: the machine's."""
+    certificate: str | None = None
+    """The file of a certificate for them, and of its key, if that is not in the same one."""
+    key: str | None = None
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
     balancing: Balancing = PLAIN
@@ -87,6 +95,8 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and password is None and any(each.password for each in proxies):
         warnings = (_visible("--proxy"),)
+    if typed.proxy_key is not None and typed.proxy_cert is None:
+        raise UsageError("--proxy-key is given, but no certificate", "", "add --proxy-cert FILE")
     inbound = tuple(dict.fromkeys(_udp_port(text) for text in typed.inbound))
     if inbound and not typed.killswitch:
         warnings = (*warnings, "--inbound changes nothing without --killswitch: UDP is left alone")
@@ -98,6 +108,9 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
         inbound=inbound,
         killswitch=typed.killswitch,
+        authorities=typed.proxy_ca,
+        certificate=typed.proxy_cert,
+        key=typed.proxy_key,
         confirm=typed.confirm or 0,
         balancing=balancing.read(typed.balance, typed.health_check, typed.failover_on_refusal),
         warnings=warnings,

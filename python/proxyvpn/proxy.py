@@ -1,6 +1,6 @@
 """Pure: the text that names an HTTP proxy -> Proxy.
 
-    [http://][user[:password]@]host[:port][/]
+    [http://|https://][user[:password]@]host[:port][/]
 
 User and password are percent-encoded (RFC 3986 §3.2.1) and become credentials (UTF-8). An error never
 quotes what stands before the last `@`, nor a port that is not a number: both may be somebody's password. Opens nothing;
@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from proxyvpn.errors import UsageError
 
-DEFAULT_PORT: Final = 80
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 EXAMPLE: Final = "write it like http://proxy.example:3128"
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -28,7 +28,8 @@ _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 @dataclass(frozen=True, slots=True, repr=False)
 class Proxy:
     """An HTTP proxy: `host` is a name or an address without brackets; `user` None means no credentials. `schemes` are
-    those of authentication that may be used, none: all; `preemptive`: Basic is sent before the proxy asks for it.
+    those of authentication that may be used, none: all; `preemptive`: Basic is sent before the proxy asks for it; `tls`:
+    it is an https:// proxy.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Proxy:
     password: str = field(default="")
     schemes: tuple[str, ...] = ()
     preemptive: bool = False
+    tls: bool = False
 
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
@@ -49,7 +51,7 @@ class Proxy:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         who = "" if self.user is None else f"{_printable(self.user)}{':***' if self.password else ''}@"
-        return f"http://{who}{host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{who}{host}:{self.port}"
 
     def __repr__(self) -> str:
         return f"Proxy({str(self)!r})"
@@ -59,16 +61,16 @@ def parse(url: str, user: str | None = None, password: str | None = None) -> Pro
     """Give the Proxy that `url` names; `user` and `password` replace what it says. Raises UsageError."""
     if any(ord(letter) <= 0x20 or ord(letter) == 0x7F for letter in url):
         raise UsageError("the proxy's URL holds a space or a control character", advice=EXAMPLE)
-    rest = _without_scheme(url)
+    scheme, rest = _split_scheme(url)
     userinfo, at, place = rest.rpartition("@")
     found_user, found_password = _credentials(userinfo) if at else (None, None)
-    host, port = _place(place)
+    host, port = _place(place, DEFAULT_PORTS[scheme])
     user = found_user if user is None else user
     password = found_password if password is None else password
     if user is None and password is not None:
         raise UsageError("a proxy password was given, but no user", "", "add --proxy-user USER")
     _refuse_unsendable(user, password)
-    proxy = Proxy(host, port, user, password or "")
+    proxy = Proxy(host, port, user, password or "", tls=scheme == "https")
     if proxy.address is not None:
         refuse_address(proxy.address, str(proxy))
     return proxy
@@ -106,19 +108,18 @@ def host_and_port(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]+)", text)
     if found is None:
         raise UsageError("this is not a host and a port", _printable(text))
-    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3])
+    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3], 0)
 
 
-def _without_scheme(url: str) -> str:
+def _split_scheme(url: str) -> tuple[str, str]:
     found = _SCHEME.match(url)
     if found is None:
-        return url
+        return "http", url
     scheme = found[1].lower()
-    if scheme != "http":
-        why = "only http:// proxies (CONNECT) are possible so far"
-        advice = "if the proxy listens for plain HTTP too, give that port: http://proxy.example:3128"
-        raise UsageError(f"a proxy of the kind {scheme[:20]}:// cannot be used", why, advice)
-    return url[found.end() :]
+    if scheme not in DEFAULT_PORTS:
+        why = "only http:// and https:// proxies (CONNECT) are possible"
+        raise UsageError(f"a proxy of the kind {scheme[:20]}:// cannot be used", why, EXAMPLE)
+    return scheme, url[found.end() :]
 
 
 def _credentials(userinfo: str) -> tuple[str | None, str | None]:
@@ -155,14 +156,14 @@ def _refuse_unsendable(user: str | None, password: str | None) -> None:
         raise UsageError("the proxy's user holds a colon", "Basic credentials cannot carry that (RFC 7617)")
 
 
-def _place(place: str) -> tuple[str, int]:
+def _place(place: str, default: int) -> tuple[str, int]:
     end = re.search(r"[/?#]", place)
     authority = place[: end.start()] if end else place
     if end and place[end.start() :] != "/":
         raise UsageError("the proxy's URL has a path", "a proxy is only a host and a port", EXAMPLE)
     bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", authority)
     if bracketed:
-        return _ipv6(bracketed[1]), _port(bracketed[2])
+        return _ipv6(bracketed[1]), _port(bracketed[2], default)
     if authority.count(":") > 1:
         raise UsageError(
             "the proxy's URL holds more than one colon after the user",
@@ -170,12 +171,12 @@ def _place(place: str) -> tuple[str, int]:
             "write it like http://[2001:db8::1]:3128",
         )
     host, colon, port = authority.partition(":")
-    return _host(host), _port(port if colon else None)
+    return _host(host), _port(port if colon else None, default)
 
 
-def _port(text: str | None) -> int:
+def _port(text: str | None, default: int) -> int:
     if text is None:
-        return DEFAULT_PORT
+        return default
     port = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
     if not 1 <= port <= 65535:
         shown = f" ({port})" if port else ""

@@ -4,6 +4,7 @@
 
 mod acknowledging;
 mod authenticating;
+mod authority;
 mod balancing;
 mod by_hand;
 mod carrying;
@@ -24,6 +25,7 @@ mod segments;
 mod several;
 mod streams;
 mod timers;
+mod tls;
 mod windows;
 mod wire;
 mod world;

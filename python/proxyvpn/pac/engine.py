@@ -70,7 +70,9 @@ class Engine:
 
     def _entry(self) -> Any:
         """Give FindProxyForURL, as browsers do where there are both."""
-        return self._context.eval("typeof FindProxyForURL === 'function' ? FindProxyForURL : globalThis.FindProxyForURLEx")
+        return self._context.eval(
+            "typeof FindProxyForURL === 'function' ? FindProxyForURL : globalThis.FindProxyForURLEx"
+        )
 
     def _do(self, act: Callable[[], Any]) -> Any:
         try:
