@@ -26,21 +26,23 @@ use crate::upstreams::Upstreams;
 /// For all connects of one approach together; less for one that comes late in it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+/// For the handshake of TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the request to the end of the reply's header.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a token; whoever makes it has a shorter limit.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
-/// A proxy that has not answered for so long is not waited for any more once it is found to be down; and how often that is
-/// looked for.
-const HANGING: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A proxy that has not answered for so long is looked at, and again after so long; once it is found to be down it is not
+/// waited for any more.
+const SILENCE: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How far it has come with the proxy of this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Connecting to it.
     Dialing,
-    /// It has accepted the connection; the TLS handshake is under way.
+    /// Beginning TLS with it.
     Securing,
     /// The request is on its way, or its reply is, or a token for it.
     Asking,
@@ -188,10 +190,11 @@ impl Approach {
         if self.refused.is_none() {
             self.keep_time(now, upstreams);
         }
-        match self.stage {
-            Stage::Dialing => self.await_connect(now, upstreams),
-            Stage::Securing => self.secure(now, upstreams),
-            Stage::Asking => {}
+        if self.stage == Stage::Dialing {
+            self.await_connect(now, upstreams);
+        }
+        if self.stage == Stage::Securing {
+            self.secure(now, upstreams);
         }
         if self.stage == Stage::Asking && !self.is_granted {
             self.ask(now, upstreams);
@@ -212,7 +215,7 @@ impl Approach {
     fn lateness(&self) -> Refusal {
         match self.stage {
             Stage::Dialing => Refusal::Timeout(refusal::ACCEPT),
-            Stage::Securing => Refusal::Timeout("did not finish the TLS handshake (is this its https:// port?)"),
+            Stage::Securing => Refusal::Timeout("did not come to an end with the TLS handshake"),
             Stage::Asking if self.fetching.is_some() => {
                 self.refusal_for(Why::Broken("no token for it could be had in time".to_owned()))
             }
@@ -234,7 +237,7 @@ impl Approach {
 
     fn keep_time(&mut self, now: Instant, upstreams: &mut Upstreams) {
         self.follow(now, upstreams);
-        if self.stage == Stage::Asking && self.is_hanging(now, upstreams) {
+        if self.may_hang(now, upstreams) && now >= self.asking + SILENCE && self.is_lost(now) {
             self.fail(Refusal::Timeout("did not answer"), now, upstreams);
         }
         if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -261,17 +264,21 @@ impl Approach {
         }
     }
 
-    /// Say whether the proxy has been silent for long, and another finds that it is down.
-    fn is_hanging(&self, now: Instant, upstreams: &Upstreams) -> bool {
-        now >= self.asking + HANGING
-            && self.fetching.is_none()
-            && self.used.as_ref().is_some_and(|used| used.is_lost(now))
-            && upstreams.choice.has_another(&self.asked, now)
+    /// Say whether another would be asked, were this one found to be down.
+    fn may_hang(&self, now: Instant, upstreams: &Upstreams) -> bool {
+        let silent = self.stage == Stage::Asking && self.fetching.is_none();
+        silent && !self.alone && upstreams.choice.has_another(&self.asked, now)
+    }
+
+    /// Say whether somebody has found the proxy to be down; have it looked at.
+    fn is_lost(&self, now: Instant) -> bool {
+        let Some(used) = &self.used else { return false };
+        used.standing.is_awaited(now);
+        used.is_lost(now)
     }
 
     fn next_look(&self, now: Instant, upstreams: &Upstreams) -> Option<Instant> {
-        let may_hang = self.stage == Stage::Asking && !self.alone && upstreams.choice.has_another(&self.asked, now);
-        let look = may_hang.then(|| (self.asking + HANGING).max(now + LOOK_EVERY));
+        let look = self.may_hang(now, upstreams).then(|| (self.asking + SILENCE).max(now + LOOK_EVERY));
         [self.deadline, self.race, look].into_iter().flatten().min()
     }
 
@@ -332,7 +339,7 @@ impl Approach {
         let step = self.attempt.take_token(answer, now);
         self.obey(step, now, upstreams);
         if self.stage == Stage::Asking && self.fetching.is_none() && self.refused.is_none() {
-            self.deadline = Some(now + REPLY_TIMEOUT);
+            (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
         }
     }
 
@@ -347,7 +354,7 @@ impl Approach {
                 self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
                 let alone = race::alone(upstreams.pool.distance(self.attempt.proxy));
                 self.race = (!self.alone && upstreams.choice.has_another(&self.asked, now)).then(|| now + alone);
-                self.begin_talk(now, upstreams);
+                self.send_request(now, upstreams);
             }
             Err(refusal) => self.fail(refusal, now, upstreams),
         }
@@ -379,7 +386,7 @@ impl Approach {
         self.forget(upstreams);
         let step = self.attempt.turn_to(place, &upstreams.proxies, now);
         self.obey(step, now, upstreams);
-        self.begin_talk(now, upstreams);
+        self.send_request(now, upstreams);
         true
     }
 
@@ -391,37 +398,35 @@ impl Approach {
             return;
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
-            Some(Ok(())) => self.secure(now, upstreams),
+            Some(Ok(())) if self.upstream.as_ref().is_some_and(Upstream::is_open) => self.can_ask(now, upstreams),
+            Some(Ok(())) => {
+                self.stage = Stage::Securing;
+                self.deadline = Some(now + HANDSHAKE_TIMEOUT);
+            }
             Some(Err(error)) => self.fail(Refusal::of_dial(error), now, upstreams),
             None => {}
         }
     }
 
-    /// Do at once what can be done where there is a connection already.
-    fn begin_talk(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        match &self.upstream {
-            Some(upstream) if upstream.is_tls() => self.secure(now, upstreams),
-            _ => self.send_request(now, upstreams),
+    fn secure(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let Some(upstream) = &mut self.upstream else { return };
+        match upstream.shake_hands(&mut self.ready) {
+            Ok(true) => self.can_ask(now, upstreams),
+            Ok(false) => {}
+            Err(error) => self.fail(Refusal::of_handshake(&error), now, upstreams),
         }
     }
 
-    /// Go on with the TLS handshake, if there is one.
-    fn secure(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let Some(upstream) = &mut self.upstream else { return };
-        match upstream.establish(&mut self.ready) {
-            Ok(false) if upstream.has_said_hello() => {
-                (self.stage, self.race, self.rivals) = (Stage::Securing, None, Rivals::default());
-            }
-            Ok(false) => {}
-            Ok(true) if self.fetching.is_some() => self.is_connected(TOKEN_TIMEOUT, now, upstreams),
-            Ok(true) => self.send_request(now, upstreams),
-            Err(error) => self.fail(Refusal::of_dial(error), now, upstreams),
+    fn can_ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        if self.fetching.is_some() {
+            self.is_connected(TOKEN_TIMEOUT, now, upstreams);
+        } else {
+            self.send_request(now, upstreams);
         }
     }
 
     fn is_connected(&mut self, limit: Duration, now: Instant, upstreams: &mut Upstreams) {
-        if let Some(upstream) = self.upstream.as_ref().filter(|_| !self.attempt.warm) {
-            upstreams.count_handshake(upstream);
+        if !self.attempt.warm {
             upstreams.pool.measured(self.attempt.proxy, now - self.dialled);
         }
         (self.deadline, self.race) = (Some(now + limit), None);
@@ -442,7 +447,7 @@ impl Approach {
     }
 
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let Some(upstream) = &mut self.upstream else { return };
+        let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.is_open()) else { return };
         match self.attempt.send(upstream, &mut self.ready) {
             Ok(true) if self.stage != Stage::Asking => self.is_connected(REPLY_TIMEOUT, now, upstreams),
             Ok(_) => {}
@@ -453,9 +458,6 @@ impl Approach {
     // Asking.
 
     fn ask(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        if let Some(upstream) = self.upstream.as_mut().filter(|_| self.ready.writable) {
-            self.ready.writable = upstream.flush().unwrap_or(true); // what is amiss shows when it is read
-        }
         loop {
             let Some(upstream) = &mut self.upstream else { return };
             if self.attempt.needs_another(upstream) {
@@ -469,12 +471,12 @@ impl Approach {
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Free | Heard::Spent) => {}
                 Ok(Heard::Step(step)) => {
-                    self.deadline = Some(now + REPLY_TIMEOUT);
+                    (self.deadline, self.asking) = (Some(now + REPLY_TIMEOUT), now);
                     self.obey(step, now, upstreams);
                 }
                 Err(refusal) => return self.fail(refusal, now, upstreams),
             }
-            if self.is_granted || self.refused.is_some() || self.stage == Stage::Dialing {
+            if self.is_granted || self.refused.is_some() || self.stage != Stage::Asking {
                 return;
             }
         }
@@ -528,5 +530,41 @@ impl Approach {
             upstreams.note_refusal(refusal, &self.attempt.target, used.standing.address, now);
         }
         upstreams.note_change(used.refused(refusal, now), &used.standing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::login::Known;
+    use crate::means::Scheme;
+    use crate::upstreams::Proxy;
+
+    /// An approach to a proxy that is known to want a token, which does not come.
+    fn wishing(now: Instant) -> (TcpListener, Upstreams, Approach) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Proxy::plain(listener.local_addr().unwrap());
+        proxy.login.memory().known = Some(Known::Tokens(Scheme::Negotiate));
+        let mut upstreams = Upstreams::new(vec![proxy], Arc::default(), Arc::default());
+        let approach = Approach::begin(Target::parse("192.0.2.1", 443).unwrap(), now, &mut upstreams);
+        assert!(approach.is_wishing() && upstreams.wishes.waiting() == 1);
+        (listener, upstreams, approach)
+    }
+
+    #[test]
+    fn approach_that_is_given_up_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        approach.forget(&mut upstreams);
+        assert_eq!((approach.is_wishing(), upstreams.wishes.waiting()), (false, 0));
+    }
+
+    #[test]
+    fn approach_that_fails_wants_nothing_any_more() {
+        let (_listener, mut upstreams, mut approach) = wishing(Instant::from_secs(1));
+        assert!(matches!(approach.serve(Instant::from_secs(60), &mut upstreams), Progress::Refused(_)));
+        assert_eq!(upstreams.wishes.waiting(), 0);
     }
 }

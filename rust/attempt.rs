@@ -15,7 +15,7 @@ use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::target::Target;
 use crate::token::Answer;
-use crate::upstream::{Ready, Upstream};
+use crate::upstream::{Moved, Ready, Upstream};
 use crate::upstreams::Proxy;
 
 /// A reply's header mostly fits; more comes in pieces.
@@ -172,12 +172,12 @@ impl Attempt {
         }
         match upstream.send(&self.request[self.sent..]) {
             Ok(sent) => {
-                self.sent += sent;
+                self.sent += sent.bytes;
                 self.turn = Turn::Hear;
                 upstream.acknowledge_at_once(true);
             }
             Err(error) if is_later(error.kind()) => ready.writable = false,
-            Err(error) if self.sent > 0 => return Err(Refusal::of_end(error)),
+            Err(_) if self.sent > 0 => return Err(Refusal::Closed),
             Err(error) => return Err(Refusal::of_dial(error)),
         }
         Ok(self.sent > 0)
@@ -197,14 +197,15 @@ impl Attempt {
                     ready.readable = false;
                     break;
                 }
-                Ok(0) | Err(_) if matches!(self.turn, Turn::Skip(_)) => return Ok(self.spend()),
-                Ok(0) => return Err(Refusal::Closed),
-                Err(error) => return Err(Refusal::of_end(error)),
+                Ok(Moved { bytes: 0, more: true }) => continue,
+                Ok(Moved { bytes: 0, .. }) | Err(_) if matches!(self.turn, Turn::Skip(_)) => return Ok(self.spend()),
+                Ok(Moved { bytes: 0, .. }) => return Err(Refusal::Closed),
+                Err(error) => return Err(Refusal::of_reading(&error)),
                 Ok(received) => received,
             };
             // fewer than asked for: there is nothing more yet, unless the end has come (epoll(7))
-            ready.readable = received == SCRATCH || ready.hangup || upstream.has_more();
-            let heard = self.hear(&scratch[..received], now)?;
+            ready.readable = received.more || ready.hangup;
+            let heard = self.hear(&scratch[..received.bytes], now)?;
             if heard != Heard::Nothing {
                 return Ok(heard);
             }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 
+use crate::datagram::Datagram;
 use crate::packet::{self, Peek};
 use crate::stats::Stats;
 
@@ -42,6 +43,8 @@ pub struct Device {
     incoming: Vec<u8>,
     /// What the stack may read: a range of `incoming`.
     offered: Option<Range<usize>>,
+    /// Whether the kernel vouches for the checksum of the packet just read.
+    trusted: bool,
     out: Outgoing,
 }
 
@@ -61,7 +64,7 @@ impl Device {
     /// Take a queue. It must be non-blocking and have IFF_VNET_HDR set.
     pub fn new(fd: OwnedFd, stats: Arc<Stats>) -> Device {
         let out = Outgoing { fd, buffer: vec![0; BUFFER], stuck: None, segment_limit: 0, stats };
-        Device { incoming: vec![0; BUFFER], offered: None, out }
+        Device { incoming: vec![0; BUFFER], offered: None, trusted: false, out }
     }
 
     /// Read and look at one packet; None when there is none now. Errors mean that the queue is gone.
@@ -81,8 +84,8 @@ impl Device {
         if length < HEADER {
             return Ok(Some(Peek::Bad));
         }
-        let trusted = buffer[0] & (NEEDS_CSUM | DATA_VALID) != 0;
-        let mut found = packet::peek(&mut buffer[HEADER..length], trusted);
+        self.trusted = buffer[0] & (NEEDS_CSUM | DATA_VALID) != 0;
+        let mut found = packet::peek(&mut buffer[HEADER..length], self.trusted);
         match &mut found {
             Peek::Tcp { packet, .. } => *packet = packet.start + HEADER..packet.end + HEADER,
             Peek::Other => self.offered = Some(HEADER..length),
@@ -99,6 +102,11 @@ impl Device {
     /// Give the packet just read that is not TCP.
     pub fn other(&self) -> &[u8] {
         self.offered.clone().map_or(&[], |range| &self.incoming[range])
+    }
+
+    /// Give the datagram just read, if it is whole.
+    pub fn datagram(&self) -> Option<Datagram<'_>> {
+        Datagram::read(self.other(), self.trusted)
     }
 
     /// Take the FIN off a packet that was just read; see packet.rs.

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::{Duration, Instant};
 
+use crate::addresses::Pin;
 use crate::approach::{Approach, Granted, Progress, Stage};
 use crate::counted::Counted;
 use crate::link::{Link, Wire};
@@ -20,7 +21,7 @@ use crate::shared::Shared;
 use crate::standing::Use;
 use crate::upstream::{Ready, Upstream};
 
-/// For each side to take what the other sent before it broke the connection.
+/// For each side to take what the other sent before it broke the connection, or ended it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a program to learn that its connect() has succeeded, before a RST of the proxy would make it fail after all.
 const SETTLE_TIME: Duration = Duration::from_millis(20);
@@ -40,6 +41,8 @@ pub struct Flow {
     body: Body,
     /// Bytes of the stream that came with the proxy's reply, until there is a socket for them.
     early: Vec<u8>,
+    /// Keeps the name that its address stands for where it is, as long as this lives.
+    _pin: Option<Pin>,
     /// From when on a RST may be sent to the program.
     settled: Instant,
     deadline: Option<Instant>,
@@ -76,7 +79,11 @@ pub enum Served {
 impl Flow {
     /// Begin with a SYN, `packet`: dial the first proxy. None when that was refused, and answered, at once.
     pub fn begin(syn: Segment, packet: &[u8], now: Instant, wire: &mut Wire, shared: &mut Shared) -> Option<Flow> {
-        let mut approach = Approach::begin(syn.tuple.destination.into(), now, &mut shared.upstreams);
+        let (target, pin) = match shared.target(syn.tuple.destination) {
+            Ok(found) => found,
+            Err(refusal) => return refuse_at_once(&refusal, &syn, now, wire, shared),
+        };
+        let mut approach = Approach::begin(target, now, &mut shared.upstreams);
         let refused = approach.take_refusal();
         let mut flow = Flow {
             syn,
@@ -88,6 +95,7 @@ impl Flow {
             ready: Ready::default(),
             body: Body::Approach(Box::new(approach), packet.to_vec()),
             early: Vec::new(),
+            _pin: pin,
             settled: now,
             deadline: None,
             dials: 0,
@@ -252,6 +260,7 @@ impl Flow {
             Phase::Dialing | Phase::Asking => return, // the approach knows
             Phase::Severed | Phase::Draining => self.abort(),
             Phase::Open | Phase::UpstreamDone => self.abandon(shared),
+            Phase::BothDone => self.reset_upstream(), // it does not take the last bytes
             _ => {}
         }
         self.deadline = None;
@@ -305,6 +314,7 @@ impl Flow {
     // Bytes.
 
     fn relay(&mut self, now: Instant, wire: &mut Wire, shared: &mut Shared) -> Served {
+        self.flush();
         let mut again = self.download(shared);
         again |= self.upload(shared);
         if self.ready.broken && self.phase == Phase::UpstreamDone {
@@ -333,6 +343,27 @@ impl Flow {
         }
     }
 
+    /// Send what TLS has taken and the kernel has not.
+    fn flush(&mut self) {
+        let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.is_pending()) else { return };
+        if !self.ready.writable {
+            return;
+        }
+        if self.phase == Phase::BothDone {
+            self.deadline = None; // it still takes some
+        }
+        match upstream.flush() {
+            Ok(all) => self.ready.writable = all,
+            // reading, which is to come to its end, tells the reason
+            Err(_) => self.ready.add(Ready { hangup: true, ..Ready::default() }),
+        }
+    }
+
+    /// Say whether the proxy has yet to get bytes that nobody else has.
+    fn is_pending(&self) -> bool {
+        self.upstream.as_ref().is_some_and(Upstream::is_pending)
+    }
+
     /// Move bytes towards the program; says whether there may be more.
     fn download(&mut self, shared: &mut Shared) -> bool {
         let Body::Link(link) = &mut self.body else { return false };
@@ -343,9 +374,6 @@ impl Flow {
             // the error was told when bytes could not be sent
             End::Eof if self.phase == Phase::Severed => self.lose_upstream(),
             End::Eof => {
-                if self.upstream.as_mut().is_some_and(Upstream::take_cut) {
-                    shared.stats.tls_cut.up();
-                }
                 link.socket().close();
                 self.step(Event::UpstreamEof);
             }
@@ -363,7 +391,10 @@ impl Flow {
         }
         let end = link.upload(upstream, &mut self.ready, &shared.stats);
         match end {
-            End::Eof => self.step(Event::ClientFin),
+            End::Eof => {
+                upstream.finish();
+                self.step(Event::ClientFin);
+            }
             End::Broken if self.phase == Phase::Open => {
                 // what the proxy sent before is still to be read
                 self.ready.add(Ready { hangup: true, ..Ready::default() });
@@ -394,6 +425,7 @@ impl Flow {
         let Some(link) = self.link() else { return };
         let socket = link.socket();
         let (state, can_recv) = (socket.state(), socket.can_recv());
+        let pending = self.is_pending();
         // bytes behind a FIN, which no sane program sends and the stack takes, are for nobody
         let unread = can_recv && matches!(self.phase, Phase::Open | Phase::UpstreamDone);
         match self.phase {
@@ -401,6 +433,7 @@ impl Flow {
                 shared.stats.flows_reset_by_proxy.up();
                 self.step(Event::Sent);
             }
+            Phase::BothDone if pending => {}
             Phase::BothDone if state == State::Closed || (state == State::TimeWait && settled) => {
                 shared.stats.flows_finished.up();
                 shared.remember(&self.syn.tuple);
@@ -417,7 +450,8 @@ impl Flow {
     /// Give the time of the stack's next timer, and set the deadline of a phase that has one.
     fn next_look(&mut self, now: Instant, wire: &mut Wire) -> Option<Instant> {
         let breaking = matches!(self.phase, Phase::Severed | Phase::Draining);
-        if (breaking || self.is_over()) && self.deadline.is_none() {
+        let waits_for_proxy = self.phase == Phase::BothDone && self.is_pending();
+        if (breaking || waits_for_proxy || self.is_over()) && self.deadline.is_none() {
             self.deadline = Some(now + DRAIN_TIMEOUT);
         }
         let settled = Some(self.settled).filter(|&settled| breaking && settled > now);
@@ -443,4 +477,20 @@ impl Flow {
             Body::Held(_) | Body::Nothing => {}
         }
     }
+}
+
+/// Refuse a connection for which no proxy need be asked.
+fn refuse_at_once(
+    refusal: &Refusal,
+    syn: &Segment,
+    now: Instant,
+    wire: &mut Wire,
+    shared: &mut Shared,
+) -> Option<Flow> {
+    drop(Counted::begin(&shared.stats));
+    let destination = syn.tuple.destination; // nobody else is spoken of
+    shared.upstreams.note_refusal(refusal, &destination.into(), destination, now);
+    refusal.counter(&shared.stats).up();
+    wire.device.answer(&packet::reset_for(syn));
+    None
 }

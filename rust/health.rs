@@ -29,6 +29,8 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 const DOUBLINGS: u32 = 5;
 /// Between probes of a proxy that is well, and after one that failed.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// Between probes of one that connects wait for, at least.
+const CHECK_SOON: Duration = Duration::from_secs(5);
 /// A probe that has not been heard of for so long is made again, by whoever looks.
 pub const PROBE_LOST: Duration = Duration::from_secs(15);
 /// A whole share, and the least that a proxy is given that is back.
@@ -111,6 +113,8 @@ pub struct Health {
     falls: u32,
     /// When to probe it, if that is to be done.
     pub probe: Option<Instant>,
+    /// When it was last probed.
+    probed: Instant,
     /// Whether the user named what to probe it with.
     checks: bool,
 }
@@ -119,7 +123,7 @@ impl Health {
     /// Begin with a proxy that is taken to be well.
     pub fn new(now: Instant, checks: bool) -> Health {
         let probe = checks.then_some(now + CHECK_EVERY);
-        Health { state: State::Up, since: now, strikes: 0, falls: 0, probe, checks }
+        Health { state: State::Up, since: now, strikes: 0, falls: 0, probe, probed: now, checks }
     }
 
     /// Learn from what began at `began`; `chance` (of 256) spreads the probes of many who know this proxy. Gives the state
@@ -146,7 +150,15 @@ impl Health {
 
     /// Take note that a probe is being made.
     pub fn probed(&mut self, now: Instant) {
-        self.probe = Some(now + PROBE_LOST);
+        (self.probe, self.probed) = (Some(now + PROBE_LOST), now);
+    }
+
+    /// A connect waits for its answer: where the user named what to probe it with, do that now.
+    pub fn is_awaited(&mut self, now: Instant) {
+        let well = matches!(self.state, State::Up | State::SlowStart);
+        if self.checks && well && self.strikes == 0 && now >= self.probed + CHECK_SOON {
+            self.probe = self.probe.map(|probe| probe.min(now));
+        }
     }
 
     /// A slow start that is over leaves nothing behind.
@@ -328,6 +340,22 @@ mod tests {
         assert_eq!((health.state, health.probe), (S::Up, Some(at(11_000))), "soon again after one that failed");
         learn(&mut health, E::Proven, 11_000);
         assert_eq!(health.probe, Some(at(21_000)));
+    }
+
+    #[test]
+    fn check_comes_at_once_but_not_all_the_time_where_a_connect_waits() {
+        let mut health = Health::new(at(0), true);
+        health.is_awaited(at(4_999));
+        assert_eq!(health.probe, Some(at(10_000)));
+        health.is_awaited(at(5_000));
+        assert_eq!(health.probe, Some(at(5_000)));
+        health.probed(at(5_000));
+        learn(&mut health, E::Proven, 5_100);
+        health.is_awaited(at(6_000));
+        assert_eq!(health.probe, Some(at(15_100)));
+        let mut unchecked = Health::new(at(0), false);
+        unchecked.is_awaited(at(9_000));
+        assert_eq!(unchecked.probe, None);
     }
 
     proptest! {

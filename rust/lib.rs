@@ -1,27 +1,37 @@
 //! proxyvpn's data plane: TUN packets in, HTTP CONNECT out. This file is the door to Python, and only that: the only
 //! `use pyo3`. docs/architecture.md tells how the rooms hang together.
 
+pub mod addresses;
 pub mod approach;
 pub mod attempt;
 pub mod auth;
 pub mod balance;
 pub mod body;
+pub mod cache;
 pub mod challenge;
 pub mod choice;
 pub mod connect;
 pub mod counted;
+pub mod datagram;
+pub mod desk;
 pub mod device;
 pub mod digest;
+pub mod dns;
 pub mod errand;
 pub mod error;
 pub mod fields;
 pub mod flow;
+pub mod framing;
 pub mod health;
 pub mod latency;
 pub mod link;
 pub mod lockout;
 pub mod login;
+pub mod lookups;
 pub mod means;
+pub mod mistrust;
+pub mod names;
+pub mod names_file;
 pub mod packet;
 pub mod phase;
 pub mod pool;
@@ -29,9 +39,11 @@ pub mod probe;
 pub mod race;
 pub mod refusal;
 pub mod relay;
+pub mod reply;
 pub mod rings;
 pub mod roster;
 pub mod sandbox;
+pub mod sessions;
 pub mod settings;
 pub mod shared;
 pub mod spin;
@@ -43,44 +55,49 @@ pub mod target;
 pub mod threads;
 pub mod timer;
 pub mod tls;
-pub mod tls_error;
 pub mod token;
 pub mod trial;
 pub mod trust;
 pub mod upstream;
 pub mod upstreams;
-pub mod validity;
-pub mod warming;
 pub mod wishes;
 pub mod worker;
 
 #[cfg(feature = "python")]
 mod python {
     use std::collections::HashMap;
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+    use std::fs::File;
+    use std::io::Read;
+    use std::mem::ManuallyDrop;
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
     use std::sync::{Arc, Mutex};
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::{IntoPyDict, PyBytes, PyDict};
-    use rustls::ClientConfig;
     use smoltcp::time::Instant;
 
     use crate::error::Error;
     use crate::login::Login;
     use crate::means::Means;
-    use crate::settings::{self, Settings, address, schemes, sendable};
+    use crate::names::Mode;
+    use crate::settings::{self, Naming, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
-    use crate::trust;
+    use crate::trust::Trust;
     use crate::upstreams::Proxy;
     use crate::worker::clock;
+
+    /// Of a file; the system's trust store has a fraction of a megabyte.
+    const MOST_BYTES: u64 = 16 << 20;
 
     /// The attributes of a message Start.
     #[derive(FromPyObject)]
     struct Start {
         upstreams: Vec<Upstream>,
         balancing: Balancing,
+        names: Names,
+        has_resolvers: bool,
     }
 
     #[derive(FromPyObject)]
@@ -89,6 +106,20 @@ mod python {
         check_host: String,
         check_port: u16,
         on_refusal: bool,
+    }
+
+    #[derive(FromPyObject)]
+    struct Names {
+        mode: String,
+        domains: Vec<String>,
+        resolvers: Vec<Resolver>,
+    }
+
+    #[derive(FromPyObject)]
+    struct Resolver {
+        host: String,
+        port: u16,
+        path: String,
     }
 
     #[derive(FromPyObject)]
@@ -114,7 +145,12 @@ mod python {
     }
 
     impl Upstream {
-        fn proxy(self, tls: Option<&Arc<ClientConfig>>) -> Result<Proxy, Error> {
+        fn proxy(self, trust: Option<&Trust>) -> Result<Proxy, Error> {
+            let tls = match (self.tls, trust) {
+                (false, _) => None,
+                (true, Some(trust)) => Some(trust.client(&self.name)?),
+                (true, None) => return Err(Error::Setting("an https:// proxy, and nobody to trust".to_owned())),
+            };
             sendable("a user", self.user.as_bytes())?;
             sendable("a password", &self.password)?;
             let allowed = schemes(&self.schemes)?;
@@ -122,10 +158,41 @@ mod python {
                 Means { user: self.user.into_bytes(), password: self.password, allowed, preemptive: self.preemptive };
             Ok(Proxy {
                 address: address(&self.endpoint.address, self.endpoint.port)?,
-                tls: self.tls.then(|| trust::for_proxy(tls, &self.name)).transpose()?,
                 name: self.name,
+                tls,
                 login: Login::new(means),
             })
+        }
+    }
+
+    impl Start {
+        fn settings(self, files: &HashMap<String, RawFd>, trust: Option<&Trust>) -> Result<Settings, Error> {
+            let wanted = self.balancing;
+            let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
+            let mut settings = Settings::of(proxies(self.upstreams, trust)?, policy)?;
+            settings.names = self.names.naming(self.has_resolvers, files.get("names"))?;
+            Ok(settings)
+        }
+    }
+
+    impl Names {
+        fn naming(self, direct: bool, file: Option<&RawFd>) -> Result<Option<Naming>, Error> {
+            let mode = match self.mode.as_str() {
+                "direct" => return Ok(None),
+                "virtual" => Mode::Virtual,
+                "proxy" => Mode::Proxy,
+                _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
+            };
+            let of = |each: &Resolver| settings::resolver(&each.host, each.port, &each.path);
+            // SAFETY: the caller's descriptor is open during this call.
+            let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
+            Ok(Some(Naming {
+                mode,
+                domains: self.domains.iter().map(|text| settings::domain(text)).collect::<Result<_, _>>()?,
+                resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
+                direct,
+                file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),
+            }))
         }
     }
 
@@ -133,7 +200,8 @@ mod python {
     #[pyclass]
     struct Stack {
         threads: Mutex<Threads>,
-        tls: Option<Arc<ClientConfig>>,
+        /// For proxies that come later, too.
+        trust: Option<Trust>,
     }
 
     type Outcome = (usize, &'static str, String);
@@ -145,12 +213,9 @@ mod python {
     impl Stack {
         #[new]
         fn new(start: Start, files: HashMap<String, RawFd>) -> PyResult<Stack> {
-            let tls = trust::of_files(&files).map_err(to_python)?;
-            let wanted = start.balancing;
-            let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal);
-            let settings = policy.and_then(|policy| Settings::of(proxies(start.upstreams, tls.as_ref())?, policy));
-            let threads = settings.and_then(Threads::new).map_err(to_python)?;
-            Ok(Stack { threads: Mutex::new(threads), tls })
+            let trust = trust(&files)?;
+            let threads = start.settings(&files, trust.as_ref()).and_then(Threads::new).map_err(to_python)?;
+            Ok(Stack { threads: Mutex::new(threads), trust })
         }
 
         fn attempt(&self, target: Option<(String, u16)>) -> PyResult<()> {
@@ -206,7 +271,7 @@ mod python {
         }
 
         fn replace(&self, upstreams: Vec<Upstream>) -> PyResult<()> {
-            let successors = proxies(upstreams, self.tls.as_ref()).map_err(to_python)?;
+            let successors = proxies(upstreams, self.trust.as_ref()).map_err(to_python)?;
             self.with(|threads| {
                 threads.replace(successors);
                 Ok(())
@@ -237,8 +302,24 @@ mod python {
         (address.ip().to_string(), address.port(), state.name(), seconds, tally.into_iter().collect())
     }
 
-    fn proxies(upstreams: Vec<Upstream>, tls: Option<&Arc<ClientConfig>>) -> Result<Vec<Proxy>, Error> {
-        upstreams.into_iter().map(|upstream| upstream.proxy(tls)).collect()
+    fn proxies(upstreams: Vec<Upstream>, trust: Option<&Trust>) -> Result<Vec<Proxy>, Error> {
+        upstreams.into_iter().map(|upstream| upstream.proxy(trust)).collect()
+    }
+
+    /// Give whom to trust as an https:// proxy; None where there is none.
+    fn trust(files: &HashMap<String, RawFd>) -> PyResult<Option<Trust>> {
+        let Some(&authorities) = files.get("trust") else { return Ok(None) };
+        let identity = files.get("identity").map(|&fd| content(fd)).transpose()?;
+        Trust::new(&content(authorities)?, identity.as_deref()).map(Some).map_err(to_python)
+    }
+
+    /// Read what is behind a descriptor, which stays the caller's.
+    fn content(fd: RawFd) -> PyResult<Vec<u8>> {
+        // SAFETY: the descriptor is open, and is not closed here.
+        let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
+        let mut bytes = Vec::new();
+        (&*file).take(MOST_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     #[pyfunction]

@@ -7,9 +7,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
+use crate::datagram::UDP;
+
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
-const UDP: u8 = 17;
 const ICMP4: u8 = 1;
 const ICMP6: u8 = 58;
 const IPV4_HEADER: usize = 20;
@@ -77,12 +78,7 @@ pub enum Peek {
 ///
 /// IPv6 extension headers before a TCP header are cut out in place: the stack need not know them.
 pub fn peek(bytes: &mut [u8], trusted: bool) -> Peek {
-    let found = match bytes.first().map(|first| first >> 4) {
-        Some(4) => find4(bytes),
-        Some(6) => find6(bytes),
-        _ => None,
-    };
-    let Some(found) = found else { return Peek::Bad };
+    let Some(found) = find(bytes) else { return Peek::Bad };
     if found.protocol != TCP {
         return Peek::Other;
     }
@@ -95,13 +91,22 @@ pub fn peek(bytes: &mut [u8], trusted: bool) -> Peek {
     Peek::Tcp { segment, packet }
 }
 
-/// Where the transport header of a packet is.
-struct Found {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    transport: usize,
-    end: usize,
+/// Where the transport header of a packet is, and where the packet ends.
+pub struct Found {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: u8,
+    pub transport: usize,
+    pub end: usize,
+}
+
+/// Look at a packet's IP header, and at what stands between it and the next one. None for one that is cut, or a fragment.
+pub fn find(bytes: &[u8]) -> Option<Found> {
+    match bytes.first()? >> 4 {
+        4 => find4(bytes),
+        6 => find6(bytes),
+        _ => None,
+    }
 }
 
 fn find4(bytes: &[u8]) -> Option<Found> {
@@ -261,11 +266,7 @@ fn answer(tuple: &FourTuple, sequence: u32, acknowledgement: u32, flags: u8) -> 
 
 /// Give the ICMP error that says `packet`, which is whole and not TCP, cannot be carried; None where none is allowed.
 pub fn unreachable_for(bytes: &[u8]) -> Option<Vec<u8>> {
-    let found = match bytes.first()? >> 4 {
-        4 => find4(bytes)?,
-        6 => find6(bytes)?,
-        _ => return None,
-    };
+    let found = find(bytes)?;
     let icmp_error = match found.protocol {
         ICMP4 => !matches!(bytes.get(found.transport)?, 0 | 8 | 13..=18),
         ICMP6 => *bytes.get(found.transport)? < 128,
@@ -298,7 +299,8 @@ fn is_host(address: IpAddr) -> bool {
     }
 }
 
-fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+/// Give the IP packet that carries `payload`; both addresses are of one family.
+pub fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let mut header = vec![0; IPV4_HEADER];
@@ -341,7 +343,8 @@ pub fn pseudo_sum(addresses: &[u8], protocol: u8, length: usize) -> u32 {
     sum16(addresses) + u32::from(protocol) + (length as u32 >> 16) + (length as u32 & 0xffff)
 }
 
-fn tuple_sum(tuple: &FourTuple, protocol: u8, length: usize) -> u32 {
+/// Give the same for the ends of a connection.
+pub fn tuple_sum(tuple: &FourTuple, protocol: u8, length: usize) -> u32 {
     let mut addresses = octets(tuple.source.ip());
     addresses.extend(octets(tuple.destination.ip()));
     pseudo_sum(&addresses, protocol, length)

@@ -16,19 +16,21 @@ const FAR: Duration = Duration::from_millis(2);
 const MAX_AGE: Duration = Duration::from_secs(3);
 /// To all proxies together.
 const MOST: usize = 16;
+/// How often a handshake of TLS is looked after. Nobody watches these connections: there are few, and not for long.
+const SHAKE_EVERY: Duration = Duration::from_millis(10);
 
 /// The idle connections to all proxies, each known by its place.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Pool {
     stocks: Vec<Stock>,
+    /// When handshakes are looked after again.
+    shake: Option<Instant>,
 }
 
 /// Those to one proxy, and how often one was wanted.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Stock {
     idle: VecDeque<(Instant, Upstream)>,
-    /// Connections that will be given when they are ready.
-    expected: usize,
     /// How long the proxy took to accept a connection, the last time.
     distance: Duration,
     rate: Rate,
@@ -69,28 +71,20 @@ impl Pool {
     /// Say whether one more is to be made, to the proxy given; `give` it then.
     pub fn wants(&mut self, now: Instant) -> Option<usize> {
         self.age(now);
-        if self.stocks.iter().map(Stock::coming).sum::<usize>() >= MOST {
+        if self.idle() >= MOST {
             return None;
         }
         self.stocks.iter_mut().position(|stock| {
             let expected = stock.rate.expected(now);
-            stock.distance >= FAR && stock.coming() < expected
+            stock.distance >= FAR && stock.idle.len() < expected
         })
     }
 
-    /// Count on one to `proxy` that will be given later, if all goes well.
-    pub fn expect(&mut self, proxy: usize) {
-        self.stock(proxy).expected += 1;
-    }
-
-    /// One to `proxy` that was expected is given now, or never.
-    pub fn expect_no_more(&mut self, proxy: usize) {
-        let stock = self.stock(proxy);
-        stock.expected = stock.expected.saturating_sub(1);
-    }
-
-    /// Keep a connection to `proxy` that was just begun, or is ready.
+    /// Keep a connection to `proxy` that was just begun.
     pub fn give(&mut self, proxy: usize, upstream: Upstream, now: Instant) {
+        if !upstream.is_open() {
+            self.shake.get_or_insert(now + SHAKE_EVERY);
+        }
         self.stock(proxy).idle.push_back((now, upstream));
     }
 
@@ -99,9 +93,21 @@ impl Pool {
         self.stocks.iter().map(|stock| stock.idle.len()).sum()
     }
 
-    /// Give the time at which the oldest one is to be closed.
+    /// Give the time at which there is something to do.
     pub fn next(&self) -> Option<Instant> {
-        self.stocks.iter().filter_map(Stock::next).min()
+        self.stocks.iter().filter_map(Stock::next).chain(self.shake).min()
+    }
+
+    /// Go on with handshakes of TLS, so that they are over when a connection is wanted.
+    pub fn shake_hands(&mut self, now: Instant) {
+        if self.shake.is_none_or(|at| at <= now) {
+            let mut unfinished = false;
+            for stock in &mut self.stocks {
+                stock.idle.retain_mut(|(_, upstream)| upstream.is_open() || upstream.is_quiet());
+                unfinished |= stock.idle.iter().any(|(_, upstream)| !upstream.is_open());
+            }
+            self.shake = unfinished.then_some(now + SHAKE_EVERY);
+        }
     }
 
     /// Close those that are too old.
@@ -125,10 +131,6 @@ impl Pool {
 }
 
 impl Stock {
-    fn coming(&self) -> usize {
-        self.idle.len() + self.expected
-    }
-
     fn next(&self) -> Option<Instant> {
         self.idle.front().map(|(made, _)| *made + MAX_AGE)
     }

@@ -18,7 +18,7 @@ use crate::upstream::{Ready, Upstream};
 use crate::upstreams::Upstreams;
 
 /// For all of it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// See the head of this file.
 pub struct Probe {

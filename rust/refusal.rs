@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use crate::auth::Why;
 use crate::health::Event;
+use crate::mistrust;
 use crate::stats::{Counter, Stats};
 use crate::target::Target;
-use crate::tls_error::TlsError;
 
 /// What a proxy has not done in time that takes no connection; all other time-outs are of one that does.
 pub const ACCEPT: &str = "did not accept a connection";
@@ -17,14 +17,14 @@ pub const ACCEPT: &str = "did not accept a connection";
 pub enum Refusal {
     /// connect(2) to the proxy failed.
     Unreachable(io::Error),
-    /// No TLS with the proxy.
-    Tls(TlsError),
     /// No connection, or no answer, in time.
     Timeout(&'static str),
     /// The answer was not one of HTTP/1.
     Garbage(&'static str),
     /// The proxy ended the connection before it had answered.
     Closed,
+    /// There is no TLS with the proxy: why, for a person.
+    Tls(String),
     /// A final status other than 2xx.
     Status(u16, String),
     /// There was no authentication: the status that says so (0: it was not even asked), and why.
@@ -33,15 +33,15 @@ pub enum Refusal {
     Descriptors(io::Error),
     /// No ring, or a SYN that the stack does not take.
     Memory,
+    /// To a virtual address that no name has.
+    Nameless,
+    /// DNS over TLS, whose answers could not be virtual addresses.
+    OverTls,
 }
 
 impl Refusal {
     /// Sort the error of a connect.
     pub fn of_dial(error: io::Error) -> Refusal {
-        let error = match error.downcast::<TlsError>() {
-            Ok(error) => return Refusal::Tls(error),
-            Err(error) => error,
-        };
         match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
                 Refusal::Descriptors(error)
@@ -50,9 +50,14 @@ impl Refusal {
         }
     }
 
-    /// Sort the error that ended a connection before there was an answer.
-    pub fn of_end(error: io::Error) -> Refusal {
-        error.downcast::<TlsError>().map_or(Refusal::Closed, Refusal::Tls)
+    /// Sort the error of a handshake of TLS.
+    pub fn of_handshake(error: &io::Error) -> Refusal {
+        Refusal::Tls(mistrust::words(error).unwrap_or_else(mistrust::of_end))
+    }
+
+    /// Sort the error of a reply that was read.
+    pub fn of_reading(error: &io::Error) -> Refusal {
+        mistrust::words(error).map_or(Refusal::Closed, Refusal::Tls)
     }
 
     /// Say whether the next proxy is asked. A policy's answer stands (unless `policy_too`): another proxy that says yes is
@@ -61,8 +66,8 @@ impl Refusal {
         match self {
             Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
             Refusal::Status(..) => policy_too,
-            Refusal::Descriptors(_) | Refusal::Memory => false,
-            Refusal::Unreachable(_) | Refusal::Tls(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => {
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => false,
+            Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => {
                 true
             }
         }
@@ -82,8 +87,9 @@ impl Refusal {
     pub fn event(&self) -> Option<Event> {
         match self {
             Refusal::Unreachable(_) | Refusal::Timeout(ACCEPT) => Some(Event::Unreachable),
-            Refusal::Tls(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed => Some(Event::Faulty),
-            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => Some(Event::Faulty),
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => None,
+            Refusal::Credentials { why: Why::Resting, .. } => None,
             Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
         }
     }
@@ -97,15 +103,17 @@ impl Refusal {
     pub fn counter<'a>(&self, stats: &'a Stats) -> &'a Counter {
         match self {
             Refusal::Unreachable(_) => &stats.refused_unreachable,
-            Refusal::Tls(_) => &stats.refused_tls,
             Refusal::Timeout(_) => &stats.refused_timeout,
             Refusal::Garbage(_) => &stats.refused_garbage,
             Refusal::Closed => &stats.refused_closed,
+            Refusal::Tls(_) => &stats.refused_tls,
             Refusal::Status(status, _) => of_status(*status, stats),
             Refusal::Credentials { status: 0, .. } => &stats.refused_credentials,
             Refusal::Credentials { status, .. } => of_status(*status, stats),
             Refusal::Descriptors(_) => &stats.refused_descriptors,
             Refusal::Memory => &stats.refused_memory,
+            Refusal::Nameless => &stats.refused_nameless,
+            Refusal::OverTls => &stats.refused_dns_over_tls,
         }
     }
 
@@ -113,10 +121,10 @@ impl Refusal {
     pub fn kind(&self) -> &'static str {
         match self {
             Refusal::Unreachable(_) => "unreachable",
-            Refusal::Tls(error) => error.kind.name(),
             Refusal::Timeout(_) => "timeout",
             Refusal::Garbage(_) => "garbage",
             Refusal::Closed => "closed",
+            Refusal::Tls(_) => "tls",
             Refusal::Status(403, _) => "403",
             Refusal::Credentials { why: Why::NoMeans { .. }, .. } => "407",
             Refusal::Credentials { .. } => "credentials",
@@ -124,6 +132,8 @@ impl Refusal {
             Refusal::Status(..) => "status",
             Refusal::Descriptors(_) => "descriptors",
             Refusal::Memory => "memory",
+            Refusal::Nameless => "nameless",
+            Refusal::OverTls => "over-tls",
         }
     }
 
@@ -131,10 +141,10 @@ impl Refusal {
     pub fn text(&self, target: &Target, proxy: SocketAddr) -> String {
         match self {
             Refusal::Unreachable(error) => format!("no connection to the proxy {proxy}: {error}"),
-            Refusal::Tls(error) => format!("no TLS with the proxy {proxy}: {error}"),
             Refusal::Timeout(what) => format!("the proxy {proxy} {what} in time, for {target}"),
             Refusal::Garbage(why) => format!("the proxy {proxy} gave no sense for {target}: {why}"),
             Refusal::Closed => format!("the proxy {proxy} closed the connection without an answer, for {target}"),
+            Refusal::Tls(why) => format!("the proxy {proxy} {why}"),
             Refusal::Credentials { status: 0, why, .. } => format!("the proxy {proxy} {why}"),
             Refusal::Credentials { status, reason, why } => {
                 let said = format!("{status} {reason}");
@@ -145,6 +155,8 @@ impl Refusal {
             }
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
+            Refusal::Nameless => format!("no name is known for {target}: its program must ask for the address again"),
+            Refusal::OverTls => format!("{target} was refused: DNS over TLS cannot give virtual addresses"),
         }
     }
 }

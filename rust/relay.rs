@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 
 use smoltcp::socket::tcp::{RecvError, Socket};
 
-use crate::upstream::Upstream;
+use crate::upstream::{Moved, Upstream};
 
 /// Most bytes moved in one turn of one flow, so that the others get theirs.
 pub const TURN: usize = 1 << 20;
@@ -28,46 +28,33 @@ pub enum End {
     Broken,
 }
 
-/// Move what the program sent towards the proxy, its end too; give the number of bytes and why it ended.
+/// Move what the program sent towards the proxy; give the number of bytes and why it ended.
 pub fn upload(socket: &mut Socket<'_>, upstream: &mut Upstream) -> (usize, End) {
     let mut moved = 0;
-    match upstream.flush() {
-        Ok(true) => {}
-        Ok(false) => return (0, End::Full),
-        Err(_) => return (0, End::Broken),
-    }
     while moved < TURN {
         let result = socket.recv(|ring| match ring.len() {
             0 => (0, None),
-            offered => match upstream.send(ring) {
-                Ok(sent) => (sent, Some(Ok((sent, sent < offered)))),
+            _ => match upstream.send(ring) {
+                Ok(sent) => (sent.bytes, Some(Ok(sent))),
                 Err(error) => (0, Some(Err(error.kind()))),
             },
         });
         match result {
-            Ok(Some(Ok((sent, full)))) => {
-                moved += sent;
-                if full {
+            Ok(Some(Ok(sent))) => {
+                moved += sent.bytes;
+                if !sent.more {
                     return (moved, End::Full);
                 }
             }
             Ok(Some(Err(ErrorKind::Interrupted))) => {}
             Ok(Some(Err(ErrorKind::WouldBlock))) => return (moved, End::Full),
             Ok(Some(Err(_))) => return (moved, End::Broken),
-            Err(RecvError::Finished) => return (moved, finish(upstream)),
+            Err(RecvError::Finished) => return (moved, End::Eof),
             // no bytes now; or a RST came, which shows in the socket's state
             Ok(None) | Err(RecvError::InvalidState) => return (moved, End::Empty),
         }
     }
     (moved, End::Turn)
-}
-
-fn finish(upstream: &mut Upstream) -> End {
-    match upstream.finish() {
-        Ok(true) => End::Eof,
-        Ok(false) => End::Full,
-        Err(_) => End::Broken,
-    }
 }
 
 /// Move what the proxy sent towards the program. `hangup`: the proxy has said that no more will come, so what is there
@@ -77,16 +64,17 @@ pub fn download(socket: &mut Socket<'_>, upstream: &mut Upstream, hangup: bool) 
     while moved < TURN {
         let result = socket.send(|ring| match ring.len() {
             0 => (0, None),
-            room => match upstream.receive(ring) {
-                Ok(received) => (received, Some(Ok((received, received < room)))),
+            _ => match upstream.receive(ring) {
+                Ok(received) => (received.bytes, Some(Ok(received))),
                 Err(error) => (0, Some(Err(error.kind()))),
             },
         });
         match result {
-            Ok(Some(Ok((0, _)))) => return (moved, End::Eof),
-            Ok(Some(Ok((received, short)))) => {
-                moved += received;
-                if short && !hangup && !upstream.has_more() {
+            Ok(Some(Ok(Moved { bytes: 0, more: false }))) => return (moved, End::Eof),
+            Ok(Some(Ok(Moved { bytes: 0, more: true }))) => return (moved, End::Turn),
+            Ok(Some(Ok(received))) => {
+                moved += received.bytes;
+                if !received.more && !hangup {
                     return (moved, End::Empty);
                 }
             }

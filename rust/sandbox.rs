@@ -111,6 +111,7 @@ const HARMLESS: &[libc::c_long] = &[
     libc::SYS_readv,
     libc::SYS_write,
     libc::SYS_writev,
+    libc::SYS_pwrite64,
     libc::SYS_close,
     libc::SYS_shutdown,
     libc::SYS_recvfrom,

@@ -6,18 +6,24 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use smoltcp::iface::{Config, Interface};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
+use crate::datagram::Datagram;
+use crate::desk::{self, Heeded};
 use crate::device::Device;
 use crate::errand::{self, Errands};
 use crate::flow::{Flow, Served};
 use crate::link::Wire;
+use crate::lookups::Asker;
+use crate::names::Names;
 use crate::packet::{self, FourTuple, Peek, Segment, flag};
 use crate::probe::Probe;
+use crate::sessions::Sessions;
 use crate::shared::Shared;
 use crate::timer::Timers;
 use crate::upstream::Ready;
@@ -37,6 +43,7 @@ pub struct Stack {
     /// Flows that wait for a grant, by index; some may no longer.
     wishing: Vec<u32>,
     errands: Errands,
+    sessions: Sessions,
     dials: Vec<(RawFd, u64)>,
     second: Second,
 }
@@ -76,9 +83,15 @@ impl Stack {
             timers: Timers::default(),
             wishing: Vec::new(),
             errands: Errands::default(),
+            sessions: Sessions::default(),
             dials: Vec::new(),
             second: Second::default(),
         }
+    }
+
+    /// Resolve names here from now on.
+    pub fn open_desk(&mut self, names: Names) {
+        self.shared.open_desk(names);
     }
 
     /// Read one packet from the TUN and act on it; false when there is none. Errors mean that the TUN is gone.
@@ -89,18 +102,40 @@ impl Stack {
         match self.wire.device.read()? {
             None => return Ok(false),
             Some(Peek::Tcp { segment, packet }) => self.take_segment(segment, packet, now),
-            Some(Peek::Other) => {
-                self.shared.stats.not_tcp.up();
-                if let Some(answer) = packet::unreachable_for(self.wire.device.other()) {
-                    self.wire.device.answer(&answer);
-                }
-            }
+            Some(Peek::Other) => self.take_other(now),
             Some(Peek::Bad) => self.shared.stats.bad_packets.up(),
         }
         Ok(true)
     }
 
+    /// A packet that is not TCP: a question to a resolver, or nothing that can be carried.
+    fn take_other(&mut self, now: Instant) {
+        if let Some(desk) = &mut self.shared.desk
+            && let Some(datagram) = self.wire.device.datagram()
+            && datagram.destination.port() == desk::PORT
+        {
+            let (program, resolver) = (datagram.source, datagram.destination);
+            if let Heeded::Answer(answer) = desk.hear(Asker::Datagram { program, resolver }, datagram.payload, now) {
+                self.answer_datagram(program, resolver, &answer);
+            }
+            return;
+        }
+        self.shared.stats.not_tcp.up();
+        if let Some(answer) = packet::unreachable_for(self.wire.device.other()) {
+            self.wire.device.answer(&answer);
+        }
+    }
+
+    fn answer_datagram(&mut self, program: SocketAddr, resolver: SocketAddr, answer: &[u8]) {
+        let datagram = Datagram { source: resolver, destination: program, payload: answer };
+        self.wire.device.answer(&datagram.packet());
+    }
+
     fn take_segment(&mut self, segment: Segment, packet: std::ops::Range<usize>, now: Instant) {
+        let to_desk = segment.tuple.destination.port() == desk::PORT && self.sessions.has(&segment.tuple);
+        if to_desk && self.sessions.take(&segment, packet.clone(), now, &mut self.wire, &mut self.shared) {
+            return;
+        }
         let Some(&index) = self.table.get(&segment.tuple) else { return self.take_unknown(segment, packet, now) };
         let Some(flow) = self.flows[index as usize].flow.as_mut() else { return };
         if segment.opens() && flow.is_over() {
@@ -149,6 +184,9 @@ impl Stack {
     }
 
     fn begin(&mut self, syn: Segment, packet: std::ops::Range<usize>, now: Instant) {
+        if self.shared.desk.is_some() && syn.tuple.destination.port() == desk::PORT {
+            return self.sessions.begin(syn, packet, now, &mut self.wire, &mut self.shared);
+        }
         let bytes = self.wire.device.bytes(packet).to_vec();
         let Some(flow) = Flow::begin(syn, &bytes, now, &mut self.wire, &mut self.shared) else { return };
         let index = self.free.pop().unwrap_or_else(|| {
@@ -215,6 +253,7 @@ impl Stack {
             for index in std::mem::take(&mut self.blocked) {
                 self.enlist(index);
             }
+            self.sessions.wake_all();
         }
     }
 
@@ -229,9 +268,9 @@ impl Stack {
         }
         self.timers.tidy(self.flows.len() - self.free.len(), |at, token| armed(&self.flows, token) == Some(at));
         self.run_errands(now);
-        for warming in self.shared.upstreams.tend_pool(now) {
-            self.errands.add(Box::new(warming));
-        }
+        self.deliver_answers(now);
+        self.sessions.serve(now, &mut self.wire, &mut self.shared);
+        self.shared.upstreams.tend_pool(now);
     }
 
     fn run_errands(&mut self, now: Instant) {
@@ -242,6 +281,18 @@ impl Stack {
             self.errands.add(Box::new(Probe::begin(standing, now, &mut self.shared.upstreams)));
         }
         self.errands.serve(now, &mut self.wire, &mut self.shared, &mut self.dials);
+    }
+
+    /// Pass on what resolvers have answered.
+    fn deliver_answers(&mut self, now: Instant) {
+        let Some(desk) = &mut self.shared.desk else { return };
+        desk.look(now);
+        for (asker, answer) in desk.lookups.take_answered() {
+            match asker {
+                Asker::Datagram { program, resolver } => self.answer_datagram(program, resolver, &answer),
+                Asker::Session(number) => self.sessions.deliver(number, &answer),
+            }
+        }
     }
 
     fn expire(&mut self, at: Instant, token: u64) {
@@ -276,14 +327,18 @@ impl Stack {
 
     /// Say whether `serve` has something to do already.
     pub fn is_pending(&self) -> bool {
-        !self.list.is_empty() || self.errands.is_pending() || !self.shared.errands.is_empty()
+        !self.list.is_empty()
+            || self.errands.is_pending()
+            || !self.shared.errands.is_empty()
+            || self.sessions.is_pending()
     }
 
     /// Give the time at which `serve` will have something to do.
     pub fn next_timer(&self) -> Option<Instant> {
-        let upstreams = &self.shared.upstreams;
-        let times = [self.timers.next(), upstreams.pool.next(), upstreams.next_probe(), self.errands.next()];
-        times.into_iter().flatten().min()
+        let (shared, upstreams) = (&self.shared, &self.shared.upstreams);
+        let lookups = shared.desk.as_ref().and_then(|desk| desk.lookups.next());
+        let flows = [self.timers.next(), upstreams.pool.next(), upstreams.next_probe(), self.errands.next()];
+        flows.into_iter().chain([self.sessions.next(), lookups]).flatten().min()
     }
 
     /// Reset every connection.
@@ -294,6 +349,7 @@ impl Stack {
             }
         }
         self.table.clear();
+        self.sessions.cut_all(now, &mut self.wire, &mut self.shared);
     }
 
     fn enlist(&mut self, index: u32) {
@@ -330,6 +386,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         self.flows.clear(); // before the rings that their sockets use
+        self.sessions = Sessions::default();
     }
 }
 

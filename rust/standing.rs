@@ -130,6 +130,13 @@ impl Standing {
         true
     }
 
+    /// A connect waits for its answer: it may be time for a probe.
+    pub fn is_awaited(&self, now: Instant) {
+        let mut health = self.lock();
+        health.is_awaited(now);
+        self.publish(&health);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }

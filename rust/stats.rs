@@ -69,18 +69,22 @@ counters! {
     bytes_down,
     /// Connects that no proxy could be reached for.
     refused_unreachable,
-    /// Connects for which there was no TLS with the proxy.
-    refused_tls,
     /// Connects that no proxy answered in time.
     refused_timeout,
     /// Connects to which the proxy's answer was not HTTP.
     refused_garbage,
     /// Connects that the proxy ended before it answered.
     refused_closed,
+    /// Connects for which there was no TLS with the proxy: its certificate, ours, or none at all.
+    refused_tls,
     /// Connects for which there were no descriptors or ports left.
     refused_descriptors,
     /// Connects for which there was no memory left.
     refused_memory,
+    /// Connects to a virtual address that no name has.
+    refused_nameless,
+    /// Connects to port 853 (DNS over TLS) with virtual addresses.
+    refused_dns_over_tls,
     /// Connects for which no credentials could be shown: the proxy had refused them a while ago, or a token was missing.
     refused_credentials,
     /// Connects that the proxy answered with 401 (Unauthorized).
@@ -123,15 +127,23 @@ counters! {
     pool_hits,
     /// Of these, those whose connection the proxy had hung up on.
     pool_stale,
-    /// TLS handshakes with a proxy that came to their end.
-    tls_handshakes,
-    /// Of these, those that went on with an earlier session.
-    tls_resumed,
-    /// Flows that the proxy ended without close_notify, as if it had no TLS.
-    tls_cut,
+    /// Questions to resolvers, by UDP and TCP, that were answered here or passed on.
+    dns_questions,
+    /// Of these, those that were malformed or of a kind that nobody answers.
+    dns_refused,
+    /// Of these, those that were sent to a resolver.
+    dns_sent,
+    /// Of these, those that got no answer but SERVFAIL, for want of a resolver, of time or of addresses.
+    dns_failed,
+    /// Connections of programs to port 53 that were served here.
+    dns_sessions,
+    /// Names that have a virtual address.
+    names_now,
+    /// Names that could not be written to the file that outlives the worker.
+    names_unwritten,
     /// Segments of connections that this stack does not know; answered with RST.
     unknown_segments,
-    /// Packets that were not TCP; answered with ICMP.
+    /// Packets that were neither TCP nor questions to resolvers; answered with ICMP.
     not_tcp,
     /// Packets that were cut, fragmented or failed their checksum; dropped.
     bad_packets,

@@ -33,12 +33,12 @@ tally! {
     opened,
     /// Of these, those that it could not be reached for.
     unreachable,
-    /// Of these, those for which there was no TLS with it.
-    tls,
     /// Of these, those that it neither accepted nor answered in time.
     timeout,
     /// Of these, those to which its answer was not HTTP.
     garbage,
+    /// Of these, those that found no TLS with it.
+    tls,
     /// Of these, those that it ended before it answered.
     closed,
     /// Of these, those that it wanted other credentials for (407).
@@ -68,15 +68,15 @@ impl Tally {
     pub fn refused(&self, refusal: &Refusal) {
         match refusal {
             Refusal::Unreachable(_) => self.unreachable.up(),
-            Refusal::Tls(_) => self.tls.up(),
             Refusal::Timeout(_) => self.timeout.up(),
             Refusal::Garbage(_) => self.garbage.up(),
+            Refusal::Tls(_) => self.tls.up(),
             Refusal::Closed => self.closed.up(),
             Refusal::Status(407, _) | Refusal::Credentials { .. } => self.refused_407.up(),
             Refusal::Status(400..=499, _) => self.refused_4xx.up(),
             Refusal::Status(500..=599, _) => self.refused_5xx.up(),
             Refusal::Status(..) => self.refused_other.up(),
-            Refusal::Descriptors(_) | Refusal::Memory => {}
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => {}
         }
     }
 }

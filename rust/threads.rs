@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use crate::device::Device;
 use crate::error::Error;
+use crate::names::Names;
 use crate::roster::Roster;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -72,19 +73,24 @@ impl Threads {
         if queues.is_empty() {
             return Err(Error::Setting("at least one queue is needed".to_owned()));
         }
+        let naming = self.settings.names.as_ref();
+        let names = naming.map(|naming| naming.names(&self.common.stats, worker::clock())).transpose()?;
         for &queue in queues {
-            self.carry_one(duplicate(queue)?, memory() / queues.len() as u64)?;
+            self.carry_one(duplicate(queue)?, memory() / queues.len() as u64, names.clone())?;
         }
         Ok(())
     }
 
-    fn carry_one(&mut self, queue: OwnedFd, memory: u64) -> Result<(), Error> {
+    fn carry_one(&mut self, queue: OwnedFd, memory: u64, names: Option<Names>) -> Result<(), Error> {
         let (line, wishes) = self.new_line()?;
         let common = Arc::clone(&self.common);
         let device = Device::new(queue, Arc::clone(&common.stats));
         let counted = (Arc::clone(&common.stats), Arc::clone(&common.notes));
         let upstreams = Upstreams::of(Arc::clone(&common.roster), self.running.len(), wishes, counted);
-        let shared = Shared::new(upstreams, memory)?;
+        let mut shared = Shared::new(upstreams, memory)?;
+        if let Some(names) = names {
+            shared.open_desk(names);
+        }
         let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), worker::clock());
         let run = move || {
             let work = || worker::run(&mut stack, &line.stop, &line.bell, || common.tell());

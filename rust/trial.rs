@@ -26,11 +26,11 @@ impl Outcome {
     pub fn of(proxy: usize, refusal: &Refusal, text: String) -> Outcome {
         match refusal {
             Refusal::Status(..) => Outcome::fine(proxy),
-            Refusal::Tls(error) => Outcome { proxy, kind: refusal.kind(), text: error.text.clone() },
             Refusal::Credentials { status, reason, why: Why::Wrong { .. } } => {
                 Outcome { proxy, kind: "wrong", text: format!("it answered {status} {reason}").trim_end().to_owned() }
             }
             Refusal::Credentials { why, .. } => Outcome { proxy, kind: "credentials", text: why.to_string() },
+            Refusal::Tls(why) => Outcome { proxy, kind: "tls", text: why.clone() },
             _ => Outcome { proxy, kind: refusal.kind(), text },
         }
     }

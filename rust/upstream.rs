@@ -1,4 +1,5 @@
-//! Sockets towards the proxy: non-blocking, ready at once or later, never waited for.
+//! Sockets towards the proxy: non-blocking, ready at once or later, never waited for. With TLS between the socket and the
+//! stream where the proxy wants it, which changes what `send` and `receive` do, not what they mean.
 //!
 //! connect(2): EINPROGRESS means later; writable then, with the outcome in SO_ERROR. tcp(7), socket(7).
 
@@ -6,7 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::tls::{Session, Tls};
+use crate::tls::{Read, Session};
+use crate::trust::Client;
+
+/// Most reads for one `receive`: a proxy that sends records without content must not keep the thread.
+const READS: usize = 32;
 
 /// What a connection to the proxy is ready for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,10 +33,24 @@ impl Ready {
     }
 }
 
+/// What was sent, or received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    pub bytes: usize,
+    /// Whether more may be moved now; without bytes, `false` is the end of file.
+    pub more: bool,
+}
+
 /// A connection to the proxy.
 pub struct Upstream {
     fd: OwnedFd,
-    tls: Option<Box<Session>>,
+    tls: Option<Box<Tls>>,
+}
+
+struct Tls {
+    session: Session,
+    /// What ended the connection while there was something left to read.
+    failure: Option<io::Error>,
 }
 
 impl Upstream {
@@ -57,13 +76,11 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// Begin to connect to `address`, and to speak TLS there if `tls` says how.
-    pub fn dial_by(address: SocketAddr, tls: Option<&Tls>) -> io::Result<Upstream> {
-        let mut upstream = Upstream::dial(address)?;
-        if let Some(tls) = tls {
-            upstream.tls = Some(Box::new(Session::begin(tls)?));
-        }
-        Ok(upstream)
+    /// Speak TLS: nothing else may have been said by it.
+    pub fn with_tls(mut self, client: &Client) -> io::Result<Upstream> {
+        let session = Session::new(client).map_err(io::Error::other)?;
+        self.tls = Some(Box::new(Tls { session, failure: None }));
+        Ok(self)
     }
 
     fn connect(&self, address: SocketAddr) -> io::Result<()> {
@@ -101,107 +118,80 @@ impl Upstream {
         }
     }
 
-    /// Do what is to be done before bytes can be sent, as far as it can be done now; says whether all is. That there is a
-    /// connection at all, `outcome` and `send` tell.
-    pub fn establish(&mut self, ready: &mut Ready) -> io::Result<bool> {
-        match &mut self.tls {
-            None => Ok(true),
-            Some(tls) => tls.establish(self.fd.as_raw_fd(), ready),
-        }
-    }
-
-    /// Say whether TLS is spoken.
-    pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    /// Say whether `establish` has sent something, and has yet to come to its end.
-    pub fn has_said_hello(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking() && tls.has_sent_all())
-    }
-
-    /// Say whether a TLS session was resumed; None without TLS, and before it is known.
-    pub fn was_resumed(&self) -> Option<bool> {
-        self.tls.as_ref().and_then(|tls| tls.was_resumed())
-    }
-
     /// Say whether the connect is over, without sending anything: nothing can be sent before that, not even no byte.
     pub fn is_connected(&self) -> io::Result<bool> {
         self.outcome()?;
-        match self.send_bare(&[]) {
+        match send(&self.fd, &[]) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Send what can be sent now of `bytes`; WouldBlock when that is nothing. Fewer than all: no more until the socket is
-    /// reported writable.
-    pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Go on with the handshake of TLS, on a socket that is connected; says whether it is over. `ready` is what is left.
+    pub fn shake_hands(&mut self, ready: &mut Ready) -> io::Result<bool> {
+        let Upstream { fd, tls: Some(tls) } = self else { return Ok(true) };
+        tls.shake_hands(fd, ready)
+    }
+
+    /// Say whether bytes can be sent, as far as TLS has to do with it.
+    pub fn is_open(&self) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.session.is_open())
+    }
+
+    /// Send what can be sent now of `bytes`; WouldBlock when that is nothing.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<Moved> {
         match &mut self.tls {
-            None => self.send_bare(bytes),
-            Some(tls) => tls.send(self.fd.as_raw_fd(), bytes),
+            None => send(&self.fd, bytes).map(|sent| Moved { bytes: sent, more: sent == bytes.len() }),
+            Some(tls) => tls.send(&self.fd, bytes),
         }
     }
 
-    fn send_bare(&self, bytes: &[u8]) -> io::Result<usize> {
-        // SAFETY: `bytes` is readable for its length.
-        let sent = unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
-        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    /// Receive what is there now; WouldBlock when there is nothing yet.
+    pub fn receive(&mut self, bytes: &mut [u8]) -> io::Result<Moved> {
+        match &mut self.tls {
+            None => receive(&self.fd, bytes).map(|got| Moved { bytes: got, more: got > 0 && got == bytes.len() }),
+            Some(tls) => tls.receive(&self.fd, bytes),
+        }
     }
 
-    /// Send what `send` took and the kernel did not; says whether nothing is left. To be called when the socket is
-    /// reported writable, even where there is nothing new to send.
+    /// Say whether something was taken that is not sent yet: then `flush` is to be called when the socket is writable.
+    pub fn is_pending(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.session.to_send().is_empty())
+    }
+
+    /// Send what was taken; says whether all of it has gone.
     pub fn flush(&mut self) -> io::Result<bool> {
-        match &mut self.tls {
-            None => Ok(true),
-            Some(tls) => tls.flush(self.fd.as_raw_fd()),
-        }
+        let Some(tls) = &mut self.tls else { return Ok(true) };
+        tls.flush(&self.fd)
     }
 
-    /// Receive what is there now; 0 at end of file, WouldBlock when there is nothing yet. Fewer than there is room for: no
-    /// more until the socket is reported readable (epoll(7)), unless `has_more` says otherwise, or the far end has hung up.
-    pub fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if let Some(tls) = &mut self.tls {
-            return tls.receive(self.fd.as_raw_fd(), bytes);
-        }
-        // SAFETY: `bytes` is writable for its length.
-        let received = unsafe { libc::recv(self.fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        usize::try_from(received).map_err(|_| io::Error::last_os_error())
-    }
-
-    /// Say whether `receive` has something to give that the socket will not be reported for.
-    pub fn has_more(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.has_more())
-    }
-
-    /// Say, once, whether the far end came to its end in a way that somebody on the way could have forged.
-    pub fn take_cut(&mut self) -> bool {
-        self.tls.as_mut().is_some_and(|tls| tls.take_cut())
-    }
-
-    /// Say whether the far end has said nothing yet, not even goodbye. What TLS itself has to say does not count.
+    /// Say whether the far end has said nothing yet that is for us, not even goodbye.
     pub fn is_quiet(&mut self) -> bool {
-        let mut byte = 0u8;
-        if let Some(tls) = self.tls.as_mut().filter(|tls| !tls.is_handshaking()) {
-            let received = tls.receive(self.fd.as_raw_fd(), std::slice::from_mut(&mut byte));
-            return received.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if self.tls.is_some() {
+            return self.is_quiet_inside();
         }
+        let mut byte = 0u8;
         // SAFETY: one byte is writable.
         let received = unsafe { libc::recv(self.fd.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
         received < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
     }
 
-    /// Tell the proxy that no more bytes come (half-close); says whether it was told, else again when it is writable.
-    pub fn finish(&mut self) -> io::Result<bool> {
-        if let Some(tls) = &mut self.tls
-            && !tls.finish(self.fd.as_raw_fd())?
-        {
-            return Ok(false);
+    /// Have TLS take what is for it: the handshake, and tickets, which are not for us; one byte would be.
+    fn is_quiet_inside(&mut self) -> bool {
+        match self.shake_hands(&mut Ready { readable: true, writable: true, ..Ready::default() }) {
+            Ok(true) => self.receive(&mut [0]).is_err_and(|error| is_later(&error)),
+            Ok(false) => true,
+            Err(_) => false,
         }
-        // SAFETY: plain system call. A failure means that the connection is gone, which shows when it is read.
-        unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_WR) };
-        Ok(true)
+    }
+
+    /// Tell the proxy that no more bytes come (half-close), when those that were taken have gone.
+    pub fn finish(&mut self) {
+        match &mut self.tls {
+            None => shut_down(&self.fd),
+            Some(tls) => tls.finish(&self.fd),
+        }
     }
 
     /// Close with a RST instead of a FIN.
@@ -226,15 +216,134 @@ impl Upstream {
     }
 }
 
+impl Tls {
+    fn shake_hands(&mut self, fd: &OwnedFd, ready: &mut Ready) -> io::Result<bool> {
+        loop {
+            let read = self.session.read(&mut [])?; // the first message is made without any
+            if ready.writable && !self.flush_as_is(fd)? {
+                ready.writable = false;
+            }
+            if self.session.is_open() {
+                return Ok(true);
+            }
+            if read == Read::End {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if !ready.readable {
+                return Ok(false);
+            }
+            let mut end = false;
+            let result = self.session.read_from(&mut [], |into| {
+                let received = receive(fd, into)?;
+                end = received == 0;
+                Ok(received)
+            });
+            match result {
+                Ok(_) if end => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if is_later(&error) => ready.readable = false,
+                Err(error) => {
+                    let _ = self.flush_as_is(fd); // the alert that says why
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, fd: &OwnedFd, bytes: &[u8]) -> io::Result<Moved> {
+        if !self.flush(fd)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let taken = self.session.write(bytes, |records| send(fd, records))?;
+        Ok(Moved { bytes: taken, more: self.session.to_send().is_empty() })
+    }
+
+    fn receive(&mut self, fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<Moved> {
+        for _ in 0..READS {
+            match self.session.read(bytes)? {
+                Read::Bytes(bytes, more) => return Ok(Moved { bytes, more }),
+                Read::End => return Ok(Moved { bytes: 0, more: false }),
+                Read::Nothing => {}
+            }
+            let (mut full, mut end) = (false, false);
+            let result = self.session.read_from(bytes, |into| {
+                let received = receive(fd, into)?;
+                (full, end) = (received == into.len(), received == 0);
+                Ok(received)
+            });
+            match result? {
+                Read::Bytes(bytes, more) => return Ok(Moved { bytes, more: more || full }),
+                _ if end => return self.end_of_file(),
+                Read::End => return Ok(Moved { bytes: 0, more: false }),
+                Read::Nothing => {}
+            }
+        }
+        Ok(Moved { bytes: 0, more: true })
+    }
+
+    fn end_of_file(&mut self) -> io::Result<Moved> {
+        match self.failure.take() {
+            Some(error) => Err(error),
+            None if self.session.is_within_record() => Err(io::ErrorKind::ConnectionReset.into()),
+            None => Ok(Moved { bytes: 0, more: false }),
+        }
+    }
+
+    /// Send what was taken. Where that fails, reading ends with the reason, since the kernel tells it only once.
+    fn flush(&mut self, fd: &OwnedFd) -> io::Result<bool> {
+        let result = self.flush_as_is(fd);
+        if let Err(error) = &result {
+            self.session.drop_unsent();
+            self.failure = Some(error.kind().into());
+        }
+        result
+    }
+
+    fn flush_as_is(&mut self, fd: &OwnedFd) -> io::Result<bool> {
+        while !self.session.to_send().is_empty() {
+            match send(fd, self.session.to_send()) {
+                Ok(sent) => self.session.was_sent(sent),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.session.has_finished() {
+            shut_down(fd);
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self, fd: &OwnedFd) {
+        self.session.finish();
+        let _ = self.flush(fd); // a failure shows when it is read
+    }
+}
+
+fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` is readable for its length.
+    let sent = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+fn receive(fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` is writable for its length.
+    let received = unsafe { libc::recv(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
+fn shut_down(fd: &OwnedFd) {
+    // SAFETY: plain system call. A failure means that the connection is gone, which shows when it is read.
+    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) };
+}
+
+fn is_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 /// Seconds without a byte before the kernel asks whether the proxy is still there, and between such questions.
 const KEEPALIVE_IDLE: libc::c_int = 120;
 const KEEPALIVE_INTERVAL: libc::c_int = 30;
-
-impl std::fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upstream").field("fd", &self.fd).field("tls", &self.tls.is_some()).finish()
-    }
-}
 
 impl AsRawFd for Upstream {
     fn as_raw_fd(&self) -> i32 {

@@ -15,9 +15,8 @@ use crate::roster::{Policy, Roster};
 use crate::standing::{Change, Standing};
 use crate::stats::{Notes, Stats};
 use crate::target::Target;
-use crate::tls::Tls;
+use crate::trust::Client;
 use crate::upstream::Upstream;
-use crate::warming::Warming;
 use crate::wishes::Wishes;
 
 /// A proxy: where it listens, and what it is told.
@@ -26,8 +25,8 @@ pub struct Proxy {
     pub address: SocketAddr,
     /// The host of its URL: the name in its certificate and of its service principal.
     pub name: String,
-    /// How to speak TLS to it; None: plain HTTP.
-    pub tls: Option<Tls>,
+    /// What TLS with it begins with; None: it is spoken to in plain text.
+    pub tls: Option<Client>,
     /// The credentials, and what is known of how the proxy wants them.
     pub login: Login,
 }
@@ -40,7 +39,11 @@ impl Proxy {
 
     /// Begin a connection to it.
     pub fn dial(&self) -> io::Result<Upstream> {
-        Upstream::dial_by(self.address, self.tls.as_ref())
+        let upstream = Upstream::dial(self.address)?;
+        match &self.tls {
+            None => Ok(upstream),
+            Some(client) => upstream.with_tls(client),
+        }
     }
 }
 
@@ -49,8 +52,11 @@ pub fn share_logins(proxies: &mut [Proxy], known: &[Proxy]) {
     for index in 0..proxies.len() {
         let (before, rest) = proxies.split_at_mut(index);
         let Some(proxy) = rest.first_mut() else { return };
-        let same = |other: &Proxy| (other.name.clone(), other.address.port(), other.tls.is_some());
-        let is_same = |other: &&Proxy| same(other) == same(proxy) && other.login.has_means_of(&proxy.login);
+        let is_same = |other: &&Proxy| {
+            (&other.name, other.address.port(), other.tls.is_some())
+                == (&proxy.name, proxy.address.port(), proxy.tls.is_some())
+                && other.login.has_means_of(&proxy.login)
+        };
         if let Some(other) = known.iter().chain(before.iter()).find(is_same) {
             proxy.login = other.login.clone();
         }
@@ -170,45 +176,19 @@ impl Upstreams {
         self.choice.standings().iter().find(|standing| standing.may_probe(now)).cloned()
     }
 
-    /// Close what has been in the pool for long, and make what is expected to be wanted soon; give what is to be brought
-    /// to its end as an errand.
-    pub fn tend_pool(&mut self, now: Instant) -> Vec<Warming> {
-        let mut warming = Vec::new();
-        while let Some(place) = self.pool.wants(now) {
-            match self.proxies[place].dial() {
-                Ok(upstream) if upstream.is_tls() => {
-                    self.pool.expect(place);
-                    warming.push(Warming::new(upstream, Arc::clone(&self.choice.standings()[place]), now));
+    /// Close what has been in the pool for long, and make what is expected to be wanted soon.
+    pub fn tend_pool(&mut self, now: Instant) {
+        self.pool.shake_hands(now);
+        while let Some(proxy) = self.pool.wants(now) {
+            match self.proxies[proxy].dial() {
+                Ok(upstream) => {
+                    self.stats.pool_made.up();
+                    self.pool.give(proxy, upstream, now);
                 }
-                Ok(upstream) => self.add_to_pool(place, upstream, now),
                 Err(_) => break, // those who need one will be told why
             }
         }
         self.stats.pool_idle_now.follow(&mut self.counted_idle, self.pool.idle() as u64);
-        warming
-    }
-
-    /// Take in a connection to a proxy that is ready by now; None: it came to nothing.
-    pub fn warmed(&mut self, upstream: Option<Upstream>, standing: &Arc<Standing>, now: Instant) {
-        let Some(place) = self.place(standing) else { return };
-        self.pool.expect_no_more(place);
-        if let Some(upstream) = upstream {
-            self.count_handshake(&upstream);
-            self.add_to_pool(place, upstream, now);
-        }
-    }
-
-    fn add_to_pool(&mut self, place: usize, upstream: Upstream, now: Instant) {
-        self.stats.pool_made.up();
-        self.pool.give(place, upstream, now);
-    }
-
-    /// Count the TLS handshake of a connection, if it had one.
-    pub fn count_handshake(&self, upstream: &Upstream) {
-        if let Some(resumed) = upstream.was_resumed() {
-            self.stats.tls_handshakes.up();
-            self.stats.tls_resumed.add(u64::from(resumed));
-        }
     }
 }
 

@@ -95,6 +95,11 @@ impl Wishes {
         self.wanted.remove(&number);
     }
 
+    /// Give how many are waited for.
+    pub fn waiting(&self) -> usize {
+        self.wanted.len()
+    }
+
     /// The bell has rung: look what has come. Says whether anything has that somebody waits for.
     pub fn fetch(&mut self) -> bool {
         let mut any = false;

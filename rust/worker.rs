@@ -107,7 +107,8 @@ pub fn run(stack: &mut Stack, stop: &Signal, bell: &Signal, told: impl Fn()) -> 
         packets = work.packets;
         work.done += count;
         for (fd, token) in stack.dials() {
-            epoll.watch(fd, token);
+            // fails where the flow has given its descriptor up again: then there is nothing to watch
+            let _ = epoll.control(libc::EPOLL_CTL_ADD, fd, FLOW_EVENTS, token);
         }
         if stack.is_stuck() != was_stuck {
             was_stuck = !was_stuck;
@@ -251,14 +252,6 @@ impl Epoll {
         let mut event = libc::epoll_event { events: interest as u32, u64: token };
         // SAFETY: `event` is valid for the call.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) }).map(drop)
-    }
-
-    /// Report what `fd` is ready for under `token`, and under no other: a connection of the pool was an errand's before.
-    /// Fails where the flow has given its descriptor up again: then there is nothing to watch.
-    fn watch(&self, fd: RawFd, token: u64) {
-        let _ = self
-            .control(libc::EPOLL_CTL_ADD, fd, FLOW_EVENTS, token)
-            .or_else(|_| self.control(libc::EPOLL_CTL_MOD, fd, FLOW_EVENTS, token));
     }
 
     /// Wait until `timer`; look before sleeping where that is worth it.

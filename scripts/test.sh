@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 scripts/build.sh --dev
-need_packages nftables iptables squid tinyproxy nginx-light dnsmasq-base tcpdump openssh-server openssh-client curl \
+need_packages nftables iptables squid tinyproxy haproxy nginx-light dnsmasq-base tcpdump openssh-server openssh-client curl \
     openssl git util-linux procps systemd
 
 status=0

@@ -84,7 +84,9 @@ class Life:
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
-        self._wishes = Wishes({direct.KIND: direct.Direct(self._dial), **world.providers(options)})
+        self._wishes = Wishes(
+            {direct.KIND: direct.Direct(self._dial, self._direct_resolvers), **world.providers(options)}
+        )
         self._helper = world.helper()
         self._worker = world.worker()
 
@@ -176,9 +178,9 @@ class Life:
             raise
 
     def _prepare_worker(self) -> None:
-        files = briefing.files(self._options)
+        files = briefing.files(self._options, self._state)
         uid = self._world.identity.worker_uid
-        start = briefing.start(self._options, self._places, uid, tuple(files))
+        start = briefing.start(self._options, self._places, uid, tuple(files), bool(self._resolvers.addresses))
         self._weaker = self._worker.prepare(start, tuple(files.values()))
 
     def _write_record(self, tunnel: Tunnel) -> None:
@@ -273,6 +275,9 @@ class Life:
             with contextlib.suppress(ChildGone):
                 self._worker.grant(grant, fds)
 
+    def _direct_resolvers(self) -> tuple[IPAddress, ...]:
+        return self._resolvers.addresses
+
     def _dial(self, address: IPAddress, port: int) -> int:
         """Let the helper of now connect past the tunnel."""
         return self._helper.dial(address, port)
@@ -318,6 +323,7 @@ class Life:
             notes=notes,
             counters=counters.values,
             standings=self._named(counters.standings),
+            names=self._options.names,
         )
 
     def _counters(self) -> tuple[Counters, tuple[str, ...]]:
@@ -368,7 +374,8 @@ class Life:
             return
         self._resolvers = found
         names = tuple(map(str, found.addresses))
-        self._world.say(f"resolvers changed: DNS goes directly to {', '.join(names)}")
+        which = "names of direct domains go" if self._options.names.are_captured else "DNS goes directly"
+        self._world.say(f"resolvers changed: {which} to {', '.join(names)}")
         self._update()
         self._save(resolvers=names)
 
@@ -458,7 +465,7 @@ class Life:
 
 def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:
     etc, systemd = ("", "") if options.dns else (read(resolvers.RESOLV_CONF), read(resolvers.SYSTEMD_RESOLV_CONF))
-    return resolvers.choose(etc, systemd, options.dns, options.allow_dns)
+    return resolvers.choose(etc, systemd, options.dns, options.allow_dns, options.names.are_captured)
 
 
 def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queues: int) -> Tunnel:
@@ -469,6 +476,7 @@ def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queu
         killswitch=options.killswitch,
         queues=queues,
         inbound=options.inbound,
+        names=options.names.mode,
     )
 
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 import os
 import unicodedata
 
-from proxyvpn import certificates
+from proxyvpn import tlsfiles
 from proxyvpn.messages import Start, Upstream
+from proxyvpn.names import VIRTUAL
 from proxyvpn.options import Options
 from proxyvpn.reach import Place
+from proxyvpn.state import StateDir
 
 
-def start(options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...]) -> Start:
+def start(
+    options: Options, places: tuple[Place, ...], uid: int, files: tuple[str, ...], has_resolvers: bool = False
+) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
-    return Start(upstreams(options, places), uid, files, options.balancing)
+    ports = tuple(sorted({proxy.port for proxy in options.proxies}))
+    told = upstreams(options, places)
+    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
@@ -24,17 +30,18 @@ def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ..
     return tuple(_upstream(options, place) for place in places)
 
 
-def files(options: Options) -> dict[str, int]:
+def files(options: Options, state: StateDir) -> dict[str, int]:
     """Open what the worker is to have. Raises what cannot be opened."""
-    contents = _certificates(options) if any(proxy.tls for proxy in options.proxies) else {}
-    return {name: certificates.as_descriptor(name, content) for name, content in contents.items()}
-
-
-def _certificates(options: Options) -> dict[str, bytes]:
-    found = {"trust": certificates.trust(options.authorities, os.environ)}
-    if options.certificate is not None:
-        found["identity"] = certificates.identity(options.certificate, options.key)
-    return found
+    opened: dict[str, int] = {}
+    if any(proxy.tls for proxy in options.proxies):
+        tls = options.tls
+        contents = {"trust": tlsfiles.trust(tls.ca, os.environ)}
+        if tls.cert:
+            contents["identity"] = tlsfiles.identity(tls.cert, tls.key)
+        opened |= {name: tlsfiles.sealed(name, content) for name, content in contents.items()}
+    if options.names.mode == VIRTUAL:
+        opened["names"] = state.names()
+    return opened
 
 
 def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy
@@ -42,11 +49,11 @@ def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so 
     return Upstream(
         place.endpoint,
         proxy.host,
+        tls=proxy.tls,
         user=_normal(proxy.user or ""),
         password=_normal(proxy.password).encode(),
         schemes=proxy.schemes,
         preemptive=proxy.preemptive,
-        tls=proxy.tls,
     )
 
 

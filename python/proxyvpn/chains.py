@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import CHAIN_PREFIX, DIRECT, INBOUND, LINK_PREFIX, MARK, TUN4, TUN6
+from proxyvpn.mark import CHAIN_PREFIX, DIRECT, INBOUND, LINK_PREFIX, MARK, POOL4, POOL6, TUN4, TUN6
 from proxyvpn.tunnel import Connection, Host, Tunnel, collapsed
 
 _JUMPS: Final = {
@@ -191,11 +191,13 @@ def _names(tunnel: Tunnel, protocol: str) -> list[str]:
 
 
 def _capture(tunnel: Tunnel, version: int) -> list[str]:
-    udp = [f"{_DIRECT} -j RETURN", *_answers(tunnel), *_names(tunnel, "udp")] if tunnel.captures_names else []
+    direct = [f"{_DIRECT} -j RETURN"] if tunnel.dials else []
+    udp = [*_answers(tunnel), *_names(tunnel, "udp")] if tunnel.captures_names else []
     return [
         *([] if tunnel.captures_names else ["! -p tcp -j RETURN"]),
         "-o lo -j RETURN",
         "-m addrtype --dst-type LOCAL -j RETURN",
+        *direct,
         *udp,
         *(["! -p tcp -j RETURN"] if tunnel.captures_names else []),
         f"{_SYN_ACK} {_LET_IN}",
@@ -214,10 +216,12 @@ def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
     reject = f"-j REJECT --reject-with {'icmp-port-unreachable' if version == 4 else 'icmp6-port-unreachable'}"
     circles = [f"-o {host.ifname} {each}" for each in _proxies(tunnel, version, _RESET)]
     if not tunnel.killswitch:
-        return [*circles, *_into_tun(tunnel, host)[1:], f"-o {host.ifname} ! -p tcp {reject}"]
+        into = [*_into_tun(tunnel, host)[1:], f"-o {host.ifname} ! -p tcp {reject}"]
+        return [*circles, *into, *_strayed(tunnel, host, version, reject)]
     return [
         "-o lo -j RETURN",
         *circles,
+        *_strayed(tunnel, host, version, reject)[1:],
         f"-p tcp -m mark --mark {MARK:#x} -j RETURN",
         *([f"-p udp --dport 53 -m mark --mark {MARK:#x} -j RETURN"] if tunnel.captures_names else []),
         f"{_IN} -j RETURN",
@@ -229,12 +233,14 @@ def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
 
 
 def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
-    into = [*_into_tun(tunnel, host), f"-o {host.ifname} -j DROP"]
+    pool = _strayed(tunnel, host, version, "-j DROP")
+    into = [*_into_tun(tunnel, host), *_pool(tunnel, version, host.ifname), f"-o {host.ifname} -j DROP"]
     if not tunnel.killswitch:
-        return into
+        return [*into, *pool]
     return [
         "-o lo -j RETURN",
         *into,
+        *pool[1:],
         f"-m mark --mark {MARK:#x} -j DROP",
         f"{_SOURCE_ROUTED[version]} -j DROP",
         f"{_IN} -j RETURN",
@@ -250,6 +256,18 @@ def _into_tun(tunnel: Tunnel, host: Host) -> list[str]:
     return [f"-o {host.ifname} -p tcp -j RETURN", *dns]
 
 
+def _pool(tunnel: Tunnel, version: int, ifname: str) -> list[str]:
+    """What containers send to a virtual address enters the TUN, where the worker refuses it."""
+    return [f"-o {ifname} -d {POOL4 if version == 4 else POOL6} -j RETURN"] if tunnel.captures_names else []
+
+
+def _strayed(tunnel: Tunnel, host: Host, version: int, verdict: str) -> list[str]:
+    """What is sent to a virtual address by another device, which a program may have bound itself to."""
+    if not tunnel.captures_names:
+        return []
+    return ["-o lo -j RETURN", f"! -o {host.ifname} -d {POOL4 if version == 4 else POOL6} {verdict}"]
+
+
 def _answers(tunnel: Tunnel) -> list[str]:
     """What UDP servers of this machine say to who asked them first."""
     if not tunnel.inbound:
@@ -259,9 +277,10 @@ def _answers(tunnel: Tunnel) -> list[str]:
 
 
 def _allowed(tunnel: Tunnel, version: int, refused: str) -> list[str]:
-    direct = [f"{_DIRECT} -j RETURN", *(f"-p {protocol} --dport 53 {refused}" for protocol in ("tcp", "udp"))]
-    resolvers = direct if tunnel.captures_names else _resolvers(tunnel, version, ("tcp", "udp"))
-    lines = [*_proxies(tunnel, version), *resolvers, *_bypass(tunnel, version)]
+    direct = [f"{_DIRECT} -j RETURN"] if tunnel.dials else []
+    closed = [f"-p {protocol} --dport 53 {refused}" for protocol in ("tcp", "udp")]
+    resolvers = closed if tunnel.captures_names else _resolvers(tunnel, version, ("tcp", "udp"))
+    lines = [*_proxies(tunnel, version), *direct, *resolvers, *_bypass(tunnel, version)]
     if version == 4:
         return [*lines, f"-p udp --sport 68 --dport 67 {_OWN[4]} -j RETURN"]
     neighbours = [f"-p icmpv6 --icmpv6-type {kind} -m hl --hl-eq 255 -j RETURN" for kind in (133, 135, 136)]

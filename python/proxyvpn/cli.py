@@ -64,24 +64,25 @@ def cli(ctx: click.Context) -> None:
     "--proxy-auth", metavar="SCHEMES", help="negotiate, digest, ntlm, basic, with commas; preemptive: Basic at once."
 )
 @click.option(
+    "--proxy-ca", type=click.Path(), metavar="FILE", help="Trust FILE alone (PEM) to sign for an https:// proxy."
+)
+@click.option("--proxy-cert", type=click.Path(), metavar="FILE", help="Show an https:// proxy this certificate (PEM).")
+@click.option("--proxy-key", type=click.Path(), metavar="FILE", help="Its key, if it is not in the same file.")
+@click.option(
     "--balance",
     type=click.Choice(("order", "round-robin", "least-connections", "destination")),
-    help="Who of several proxies is asked first. Default: the first one, in order, as long as it is well.",
+    help="Which of several proxies is asked first. Default: order.",
 )
-@click.option("--health-check", metavar="HOST:PORT", help="Ask each proxy for HOST:PORT to see whether it is well.")
-@click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy also where one refuses (403, say).")
+@click.option("--health-check", metavar="HOST:PORT", help="Check each proxy by asking it for HOST:PORT.")
+@click.option("--failover-on-refusal", is_flag=True, help="Ask the next proxy after a 4xx, too.")
 @click.option(
-    "--proxy-ca",
-    multiple=True,
-    type=click.Path(),
-    metavar="FILE",
-    help="Trust the authorities in FILE (PEM) for https:// proxies, and no others; repeatable.",
+    "--names",
+    type=click.Choice(("direct", "virtual", "proxy")),
+    default="direct",
+    help="Who resolves names: the machine's resolvers, the proxy itself, or --dns behind it. Default: direct.",
 )
-@click.option("--proxy-cert", type=click.Path(), metavar="FILE", help="Show https:// proxies this certificate (PEM).")
-@click.option(
-    "--proxy-key", type=click.Path(), metavar="FILE", help="Its private key, if that is not in the same file."
-)
-@click.option("--dns", multiple=True, metavar="IP", help="Let DNS go to IP, instead of those in /etc/resolv.conf.")
+@click.option("--direct-domain", multiple=True, metavar="NAME", help="Names in NAME are always resolved directly.")
+@click.option("--dns", multiple=True, metavar="IP|URL", help="Ask this resolver, instead of those in /etc/resolv.conf.")
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
 @click.option("--bypass", multiple=True, metavar="NET", help="Leave traffic to NET alone.")
@@ -107,12 +108,15 @@ def up(ctx: click.Context, /, detach: bool, dry_run: bool, **_: Any) -> Exit:
       proxyvpn up --proxy proxy.example:3128 --proxy-user ann --proxy-password-file secret --killswitch
       proxyvpn up --bypass 10.0.0.0/8 --allow-dns 10.0.0.53 --detach
       proxyvpn up --killswitch --inbound udp/51820
+      proxyvpn up --names virtual --direct-domain corp.example
+      proxyvpn up --names proxy --dns https://dns.example/dns-query
     """
     from proxyvpn.config import gather  # noqa: PLC0415
 
     voice: Voice = ctx.obj
     settings = _gathered(_typed(ctx)).settings
-    wanted, state_dir = gather.options_of(settings, os.environ, None if dry_run else voice.say)
+    say = None if dry_run else voice.say
+    wanted, state_dir = gather.options_of(settings, os.environ, say, lambda typed: _expanded(typed, voice))
     if dry_run:
         return _dry_run(voice, wanted)
     with _state(state_dir, voice, create=True) as state:
@@ -270,6 +274,15 @@ def _gathered(typed: Mapping[str, Any]) -> Any:
 
     context = up.make_context("up", [])
     return gather.gather(keys.of(up.to_info_dict(context)["params"], context.params), typed, os.environ)
+
+
+def _expanded(typed: Any, voice: Voice) -> Any:
+    """Give what was typed with proxies in the place of a PAC file."""
+    if not any(url.lower().startswith("pac:") for url in typed.proxy):
+        return typed
+    from proxyvpn.pac import evaluator, load  # noqa: PLC0415
+
+    return load.expanded(typed, evaluator.starter(os.environ), voice.say)
 
 
 def _typed(ctx: click.Context) -> dict[str, Any]:

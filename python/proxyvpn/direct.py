@@ -1,6 +1,7 @@
 """Grants the wish for a connection past the tunnel: to a resolver of direct names, by the helper, which checks it.
 
-The wish is `ADDRESS PORT` in ASCII; the grant is a descriptor of a connection that was begun.
+The wish is `ADDRESS PORT` in ASCII, or `resolver N`: the Nth of the machine's resolvers of now, round and round. The
+grant is a descriptor of a connection that was begun.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ KIND = "direct"
 class Direct:
     """Asks the helper, which answers at once."""
 
-    def __init__(self, dial: Callable[[IPAddress, int], int]) -> None:
+    def __init__(
+        self, dial: Callable[[IPAddress, int], int], resolvers: Callable[[], tuple[IPAddress, ...]] = tuple
+    ) -> None:
         self._dial = dial
+        self._resolvers = resolvers
         self._granted: list[Granted] = []
 
     def begin(self, number: int, content: bytes) -> None:
         """Dial what `content` names."""
         try:
-            address, port = parse(content)
+            address, port = parse(content, self._resolvers())
             self._granted.append(Granted(number, fd=self._dial(address, port)))
         except ValueError:
             self._granted.append(Granted(number, refusal="not an address and a port"))
@@ -45,9 +49,11 @@ class Direct:
         """Nothing is kept."""
 
 
-def parse(content: bytes) -> tuple[IPAddress, int]:
+def parse(content: bytes, resolvers: tuple[IPAddress, ...] = ()) -> tuple[IPAddress, int]:
     """Give the address and the port in a wish. Raises ValueError."""
     address, _, port = content.decode("ascii").partition(" ")
+    if address == "resolver" and resolvers and port.isdigit() and len(port) < 10:
+        return resolvers[int(port) % len(resolvers)], 53
     if not (port.isdigit() and 1 <= int(port) <= 65535):
         raise ValueError("no port")
     return ip_address(address), int(port)

@@ -21,20 +21,24 @@ _PLACES: Final[dict[str, tuple[str, ...]]] = {
     "unknown_segments": ("packets", "unknown_segments"),
     "not_tcp": ("packets", "not_tcp"),
     "bad_packets": ("packets", "bad"),
+    "names_now": ("dns", "names", "now"),
+    "names_unwritten": ("dns", "names", "unwritten"),
 }
-_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tls", "tun", "notes")
+_GROUPS: Final = ("flows", "refused", "connect", "bytes", "pool", "tun", "notes", "dns")
 
 _REASONS: Final = {
     "refused_unreachable": "without a connection to the proxy",
-    "refused_tls": "for want of TLS with the proxy",
     "refused_timeout": "timed out",
     "refused_garbage": "by an answer that is not HTTP",
     "refused_closed": "hung up on",
+    "refused_tls": "no TLS with the proxy",
     "refused_credentials": "for want of credentials",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
+    "refused_nameless": "to virtual addresses that no name has",
+    "refused_dns_over_tls": "to port 853, with virtual names",
 }
-_FAILURES: Final = ("unreachable", "tls", "timeout", "garbage", "closed")
+_FAILURES: Final = ("unreachable", "timeout", "garbage", "tls", "closed")
 """Counters of one proxy: connects that failed by its fault."""
 _STATES: Final = {
     "flows_dialing_now": "connecting to the proxy",
@@ -117,6 +121,17 @@ def states_line(counters: Counters) -> str:
     return ", ".join(f"{value} {words}" for words, value in found)
 
 
+def names_line(counters: Counters) -> str:
+    """Say how many questions about names there were, and what became of those that were not answered."""
+    if not counters.get("dns_questions"):
+        return ""
+    failed, unwritten = counters.get("dns_failed", 0), counters.get("names_unwritten", 0)
+    parts = [f"{counters['dns_questions']} questions, {counters.get('names_now', 0)} have a virtual address"]
+    parts += [f"{failed} could not be answered"] if failed else []
+    parts += [f"{unwritten} could not be written to the state directory"] if unwritten else []
+    return ", ".join(parts)
+
+
 def connect_line(counters: Counters) -> str:
     """Say within which time half and nine of ten connects were open; empty when none was measured.
 
@@ -156,17 +171,18 @@ def warm_line(counters: Counters) -> str:
     return f"{used} of {made} connections that were made in advance were used, {counters.get('pool_idle_now', 0)} wait"
 
 
-def standing_line(state: str, seconds: int, counters: Counters) -> str:
-    """Say how one proxy is, and what it was asked for."""
+def standing_line(state: str, lasting: str, counters: Counters) -> str:
+    """Say how one proxy is, for how long, and what it was asked for."""
     count = counters.get
-    lasting = "" if state == "up" else f" for {seconds} s"
+    how = state if state == "up" else f"{state} for {lasting}"
     failed = sum(count(name, 0) for name in _FAILURES)
     said_no = sum(value for name, value in counters.items() if name.startswith("refused_"))
     opened = count("opened", 0)
-    line = f"{state}{lasting}; {count('flows_now', 0)} flows, {opened} of {count('connects', 0)} connects opened"
+    line = f"{how}; {count('flows_now', 0)} flows, {opened} of {count('connects', 0)} connects opened"
     if opened:
         line += f" in {count('connect_sum_us', 0) / opened / 1000:.0f} ms on average"
-    reasons = ((failed, "failed"), (said_no, "refused"), (count("downs", 0), "times down"))
+    downs = count("downs", 0)
+    reasons = ((failed, "failed"), (said_no, "refused"), (downs, "time down" if downs == 1 else "times down"))
     return line + "".join(f", {value} {words}" for value, words in reasons if value)
 
 

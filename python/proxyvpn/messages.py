@@ -18,6 +18,7 @@ import msgpack
 
 from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import ProtocolError, ProxyvpnError
+from proxyvpn.names import DIRECTLY, Names
 from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 
 VERSION: Final = 1
@@ -167,13 +168,17 @@ class Upstream:
 @dataclass(frozen=True, slots=True)
 class Start:
     """Give up everything and make ready. `uid` 0 means: stay who you are. A descriptor comes with this message for each
-    of `files`, in this order.
+    of `files`, in this order. `has_resolvers`: names of direct domains can be asked of somebody.
     """
 
     upstreams: tuple[Upstream, ...]
     uid: int
     files: tuple[str, ...] = ()
     balancing: Balancing = PLAIN
+    names: Names = DIRECTLY
+    has_resolvers: bool = False
+    ports: tuple[int, ...] = ()
+    """Of proxies that may come later: no connection is possible to others than these and those of `upstreams`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +306,39 @@ class Made:
     answer: str = field(repr=False)
 
 
+# What `up` asks of the process that evaluates a PAC file.
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load the script whose file comes with this message, and become `uid` (0: stay who you are). `mine` are this
+    machine's addresses, for myIpAddress()."""
+
+    mine: tuple[str, ...]
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """It is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Ask the script for the way to `url`, whose host is `host`."""
+
+    url: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What FindProxyForURL gave; or, in words for a person, why nothing."""
+
+    answer: str
+    error: str
+
+
 # What `status` and `teardown` ask of a running `up`, over the socket in the state directory.
 
 
@@ -324,6 +362,7 @@ class Report:
     notes: tuple[str, ...]
     counters: dict[str, int]
     standings: tuple[Standing, ...] = ()
+    names: Names = DIRECTLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +385,8 @@ class Confirmed:
 Message = (
     Open | Opened | Engage | Engaged | Update | Updated | Attach | Attached | Dial | Dialled | Status | State | Close
     | Closed | Reclaim | Reclaimed | Refused | Start | Started | Try | Tried | Carry | Carrying | Wish | Grant
-    | Replace | Replaced | Count | Counters | Make | Made | Ask | Report | Down | Confirm | Confirmed
+    | Replace | Replaced | Count | Counters | Make | Made | Load | Loaded | Evaluate | Evaluated | Ask | Report | Down
+    | Confirm | Confirmed
 )  # fmt: skip
 
 _BY_NAME: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in typing.get_args(Message)}

@@ -53,6 +53,8 @@ _IFF_UP: Final = 1
 _FIND_SOURCE: Final = 0x10000
 """FIB_RULE_FIND_SADDR of linux/fib_rules.h."""
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_NARROWING: Final = ("ip_proto", "sport_range", "dport_range")
+"""What tells rules of one preference apart, beside their networks."""
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 Owned = Link | Address | Neighbours | Route | Rule
@@ -313,7 +315,7 @@ def _rule_found(message: Any) -> dict[str, Any]:
     for end in ("src", "dst"):
         if (network := _network_found(message, end)) is not None:
             which |= {end: str(network.network_address), f"{end}_len": network.prefixlen}
-    return which
+    return which | {name: value for name in _NARROWING if (value := _get(message, name)) is not None}
 
 
 def _route_found(message: Any) -> dict[str, Any]:

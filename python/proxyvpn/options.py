@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Final
 
-from proxyvpn import balancing, proxy, resolvers, schemes
+from proxyvpn import balancing, names, proxy, resolvers, schemes
 from proxyvpn.balancing import PLAIN, Balancing
 from proxyvpn.errors import UsageError
+from proxyvpn.names import DIRECTLY, Names
 from proxyvpn.plan import IPAddress, IPNetwork
 from proxyvpn.proxy import Proxy
 from proxyvpn.tunnel import check_port
@@ -31,6 +32,15 @@ MOST_PROXIES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Script:
+    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched."""
+
+    text: str = field(repr=False)
+    origin: str = ""
+    mine: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Typed:
     """The arguments of `up` as they were typed; None and () mean: not given."""
 
@@ -38,8 +48,10 @@ class Typed:
     proxy_user: str | None = None
     password: str | None = None
     """What the file, the credential or the command said, not its name."""
+    names: str = "direct"
+    direct_domain: tuple[str, ...] = ()
     proxy_auth: str | None = None
-    proxy_ca: tuple[str, ...] = ()
+    proxy_ca: str | None = None
     proxy_cert: str | None = None
     proxy_key: str | None = None
     dns: tuple[str, ...] = ()
@@ -48,6 +60,8 @@ class Typed:
     inbound: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
+    script: Script | None = None
+    """What `--proxy pac:…` led to; the proxies that it names are then among `proxy`."""
     balance: str | None = None
     health_check: str | None = None
     failover_on_refusal: bool = False
@@ -56,24 +70,35 @@ class Typed:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files for https:// proxies, empty: none. `ca` takes the place of the system's trust store; the `key` may be
+    in the file of the certificate.
+    """
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What `up` is to do. `source` is the variable or file that named the proxy, empty when it was typed."""
 
     proxies: tuple[Proxy, ...]
     source: str = ""
+    names: Names = DIRECTLY
+    tls: TlsFiles = TlsFiles()
     dns: tuple[IPAddress, ...] = ()
+    """Those that are asked past the tunnel."""
     allow_dns: tuple[IPAddress, ...] = ()
     bypass: tuple[IPNetwork, ...] = ()
     inbound: tuple[int, ...] = ()
     """UDP ports."""
     killswitch: bool = False
-    authorities: tuple[str, ...] = ()
-    """Files of certificate authorities for https:// proxies; none: the machine's."""
-    certificate: str | None = None
-    """The file of a certificate for them, and of its key, if that is not in the same one."""
-    key: str | None = None
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
+    script: Script | None = None
+    """A PAC file, which chooses among `proxies` for each connection."""
     balancing: Balancing = PLAIN
     warnings: tuple[str, ...] = ()
 
@@ -91,27 +116,28 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
     if typed.proxy_auth is not None:
         wanted = schemes.parse(typed.proxy_auth)
         proxies = tuple(schemes.apply(wanted, each) for each in proxies)
-    if len(proxies) > MOST_PROXIES:
+    if len(proxies) > MOST_PROXIES and typed.script is None:
         raise UsageError(f"more than {MOST_PROXIES} proxies were given")
     if not source and password is None and any(each.password for each in proxies):
         warnings = (_visible("--proxy"),)
-    if typed.proxy_key is not None and typed.proxy_cert is None:
-        raise UsageError("--proxy-key is given, but no certificate", "", "add --proxy-cert FILE")
+    tls, more = _tls(typed, proxies)
+    warnings = (*warnings, *more)
     inbound = tuple(dict.fromkeys(_udp_port(text) for text in typed.inbound))
     if inbound and not typed.killswitch:
         warnings = (*warnings, "--inbound changes nothing without --killswitch: UDP is left alone")
+    how, dns = names.read(typed.names, typed.direct_domain, typed.dns)
     return Options(
         proxies=proxies,
         source=source,
-        dns=tuple(resolvers.parse_address(text, "--dns") for text in typed.dns),
+        names=how,
+        dns=dns,
+        tls=tls,
         allow_dns=tuple(resolvers.parse_address(text, "--allow-dns") for text in typed.allow_dns),
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
         inbound=inbound,
         killswitch=typed.killswitch,
-        authorities=typed.proxy_ca,
-        certificate=typed.proxy_cert,
-        key=typed.proxy_key,
         confirm=typed.confirm or 0,
+        script=typed.script,
         balancing=balancing.read(typed.balance, typed.health_check, typed.failover_on_refusal),
         warnings=warnings,
     )
@@ -144,6 +170,15 @@ def _credentials(typed: Typed) -> tuple[str | None, str | None, tuple[str, ...]]
         if not password:
             raise UsageError(f"the password that {given} gives is empty")
     return user, password, warnings
+
+
+def _tls(typed: Typed, proxies: tuple[Proxy, ...]) -> tuple[TlsFiles, tuple[str, ...]]:
+    files = TlsFiles(typed.proxy_ca or "", typed.proxy_cert or "", typed.proxy_key or "")
+    if files.key and not files.cert:
+        raise UsageError("--proxy-key is given without its certificate", "", "add --proxy-cert FILE")
+    if files != TlsFiles() and not any(each.tls for each in proxies):
+        return files, ("--proxy-ca, --proxy-cert and --proxy-key change nothing: no proxy is an https:// one",)
+    return files, ()
 
 
 def _visible(option: str) -> str:

@@ -267,6 +267,7 @@ def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
     preferences = (PREFERENCE_ATTACHED, PREFERENCE_STRAY, PREFERENCE_MARK, PREFERENCE_NO_ROUTE)
     for version in _versions(host):
         found += [Rule(version, each, _of_link(each, host.ifname)) for each in preferences]
+        found += [Rule(version, PREFERENCE_DIRECT)] if tunnel.dials else []
         found += naming(version) if tunnel.captures_names else ()
         found += unbound(tunnel, version) if tunnel.killswitch else ()
     if not tunnel.killswitch:
@@ -277,11 +278,7 @@ def engaging(tunnel: Tunnel, host: Host) -> tuple[Step, ...]:
 def naming(version: int) -> tuple[Rule, ...]:
     """Give the rules that captured DNS needs besides."""
     pool = POOL4 if version == 4 else POOL6
-    return (
-        Rule(version, PREFERENCE_DIRECT),
-        Rule(version, PREFERENCE_POOL, network=pool),
-        Rule(version, PREFERENCE_NO_ROUTE, port=DNS),
-    )
+    return Rule(version, PREFERENCE_POOL, network=pool), Rule(version, PREFERENCE_NO_ROUTE, port=DNS)
 
 
 def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:

@@ -17,7 +17,8 @@ from urllib.parse import unquote_to_bytes
 
 from proxyvpn.errors import UsageError
 
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+PORTS: Final = {"http": 80, "https": 443}
+"""Of each kind, where the URL names none."""
 EXAMPLE: Final = "write it like http://proxy.example:3128"
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -28,8 +29,8 @@ _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 @dataclass(frozen=True, slots=True, repr=False)
 class Proxy:
     """An HTTP proxy: `host` is a name or an address without brackets; `user` None means no credentials. `schemes` are
-    those of authentication that may be used, none: all; `preemptive`: Basic is sent before the proxy asks for it; `tls`:
-    it is an https:// proxy.
+    those of authentication that may be used, none: all; `preemptive`: Basic is sent before the proxy asks for it;
+    `tls`: it is spoken to by TLS (https://).
     """
 
     host: str
@@ -61,10 +62,10 @@ def parse(url: str, user: str | None = None, password: str | None = None) -> Pro
     """Give the Proxy that `url` names; `user` and `password` replace what it says. Raises UsageError."""
     if any(ord(letter) <= 0x20 or ord(letter) == 0x7F for letter in url):
         raise UsageError("the proxy's URL holds a space or a control character", advice=EXAMPLE)
-    scheme, rest = _split_scheme(url)
+    scheme, rest = _scheme(url)
     userinfo, at, place = rest.rpartition("@")
     found_user, found_password = _credentials(userinfo) if at else (None, None)
-    host, port = _place(place, DEFAULT_PORTS[scheme])
+    host, port = _place(place, PORTS[scheme])
     user = found_user if user is None else user
     password = found_password if password is None else password
     if user is None and password is not None:
@@ -108,17 +109,18 @@ def host_and_port(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]+)", text)
     if found is None:
         raise UsageError("this is not a host and a port", _printable(text))
-    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3], 0)
+    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3])
 
 
-def _split_scheme(url: str) -> tuple[str, str]:
+def _scheme(url: str) -> tuple[str, str]:
     found = _SCHEME.match(url)
     if found is None:
         return "http", url
     scheme = found[1].lower()
-    if scheme not in DEFAULT_PORTS:
+    if scheme not in PORTS:
         why = "only http:// and https:// proxies (CONNECT) are possible"
-        raise UsageError(f"a proxy of the kind {scheme[:20]}:// cannot be used", why, EXAMPLE)
+        advice = "if the proxy listens for HTTP too, give that port: http://proxy.example:3128"
+        raise UsageError(f"a proxy of the kind {scheme[:20]}:// cannot be used", why, advice)
     return scheme, url[found.end() :]
 
 

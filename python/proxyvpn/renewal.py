@@ -114,4 +114,5 @@ def merged(places: tuple[Place, ...], found: Found, seen: dict[Endpoint, float],
 
 def in_order(places: tuple[Place, ...], proxies: tuple[Proxy, ...]) -> tuple[Place, ...]:
     """Give as many of `places` as a tunnel may have, those of the first of `proxies` first, whoever has moved."""
-    return fairly(tuple(sorted(places, key=lambda place: proxies.index(place.proxy))))
+    order = {proxy: number for number, proxy in enumerate(proxies)}
+    return fairly(tuple(sorted(places, key=lambda place: order.get(place.proxy, len(order)))))

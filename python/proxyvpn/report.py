@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxyvpn import figures
+from proxyvpn.balancing import ORDER
 from proxyvpn.messages import Report, Standing
+from proxyvpn.names import VIRTUAL, Names
 from proxyvpn.options import Options
 from proxyvpn.state import Record
 
@@ -36,17 +38,36 @@ class Condition:
 
 def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...], remote: bool = False) -> str:
     """Say in one line what happens to TCP, UDP and DNS from now on; `remote`: who reads it came in by SSH."""
-    proxies = ", then ".join(str(proxy) for proxy in options.proxies)
+    proxies = _named(tuple(map(str, options.proxies)), options.balancing.way)
     source = f" (from {options.source})" if options.source else ""
     names = ", ".join(resolvers)
+    captured = f"; {_names(options.names, resolvers)}" if options.names.are_captured else ""
     if options.killswitch:
-        udp = f"UDP is dropped but for DNS to {names}" if names else "UDP is dropped, DNS too"
+        udp = f"UDP is dropped but for DNS to {names}" if names and not captured else "UDP is dropped, DNS too"
         answers = "".join(f", udp/{port} answers" for port in options.inbound)
-        rest = f"killswitch on, {udp}{answers}"
+        rest = f"killswitch on, {'UDP is dropped' if captured else udp}{answers}{captured}"
     else:
-        dns = f"DNS goes directly to {names}" if names else "DNS over TCP goes through the proxy"
-        rest = f"killswitch off, UDP is left alone; {dns}"
+        dns = f"; DNS goes directly to {names}" if names else "; DNS over TCP goes through the proxy"
+        rest = f"killswitch off, UDP is left alone{captured or dns}"
     return f"ready: TCP goes through {proxies}{source} by {ifname}; {rest}{_to_confirm(options, remote)}"
+
+
+def _names(names: Names, direct: tuple[str, ...]) -> str:
+    """Say who resolves names that are captured."""
+    asked = ", ".join(map(str, names.resolvers))
+    if names.mode == VIRTUAL:
+        text = f"names are resolved by the proxy (virtual{f'; other records by {asked} behind it' if asked else ''})"
+    else:
+        text = f"names are resolved through the proxy by {asked}"
+    domains = ", ".join(("single labels", ".local", *names.domains))
+    return f"{text}, {domains} directly by {', '.join(direct)}" if direct else f"{text}, {domains} by nobody"
+
+
+def _named(proxies: tuple[str, ...], way: str) -> str:
+    """Name the proxies, and how one of them is chosen."""
+    if way == ORDER or len(proxies) == 1:
+        return ", then ".join(proxies)
+    return f"{', '.join(proxies)} ({way})"
 
 
 def _to_confirm(options: Options, remote: bool) -> str:
@@ -66,6 +87,7 @@ def as_json(found: Condition, now: int) -> dict[str, Any]:
         "proxies": known.proxies if known else (),
         "upstreams": [_standing(each) for each in report.standings] if report else [],
         "resolvers": known.resolvers if known else (),
+        "names": _names_json(report.names) if report else None,
         "bypass": known.bypass if known else (),
         "killswitch": known.killswitch if known else None,
         "since": known.since if known else None,
@@ -77,6 +99,10 @@ def as_json(found: Condition, now: int) -> dict[str, Any]:
         "left": found.left,
         "notes": (*(report.notes if report else ()), *found.notes),
     }
+
+
+def _names_json(names: Names) -> dict[str, Any]:
+    return {"mode": names.mode, "direct_domains": names.domains, "resolvers": tuple(map(str, names.resolvers))}
 
 
 def as_text(found: Condition, now: int) -> str:
@@ -105,13 +131,14 @@ def _running(report: Report, pid: int, now: int) -> list[str]:
     count = report.counters.get
     now_open = count("flows_open_now", 0) + count("flows_connecting_now", 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.since))
-    udp = "UDP is dropped but for DNS" if report.killswitch else "UDP is left alone"
+    open_for = "" if report.names.are_captured else " but for DNS"
+    udp = f"UDP is dropped{open_for}" if report.killswitch else "UDP is left alone"
     lines = [
         f"up            since {since} ({_duration(now - report.since)}), pid {pid}",
         f"proxy         {', then '.join(report.proxies)}",
         f"interface     {report.ifname}",
         f"killswitch    {'on' if report.killswitch else 'off'}, {udp}",
-        f"DNS           directly to {', '.join(report.resolvers)}" if report.resolvers else "DNS           none direct",
+        f"DNS           {_dns(report)}",
         f"flows         {now_open} now, {count('flows_opened', 0)} opened, {figures.refused(report.counters)} refused",
         f"bytes         {_size(count('bytes_up', 0))} up, {_size(count('bytes_down', 0))} down",
     ]
@@ -141,9 +168,15 @@ def _standings(report: Report) -> list[str]:
     if len(report.standings) < 2 and all(found.state == "up" for found in report.standings):
         return []
     return [
-        f"  {found.endpoint!s:<20}  {figures.standing_line(found.state, found.seconds, found.counters)}"
+        f"  {found.endpoint!s:<20}  {figures.standing_line(found.state, _duration(found.seconds), found.counters)}"
         for found in report.standings
     ]
+
+
+def _dns(report: Report) -> str:
+    if report.names.are_captured:
+        return _names(report.names, report.resolvers)
+    return f"directly to {', '.join(report.resolvers)}" if report.resolvers else "none direct"
 
 
 def _figures(report: Report) -> tuple[tuple[str, str], ...]:
@@ -152,6 +185,7 @@ def _figures(report: Report) -> tuple[tuple[str, str], ...]:
     return (
         ("flows now", figures.states_line(counters)),
         ("refused", figures.refused_line(counters)),
+        ("names", figures.names_line(counters)),
         ("connect time", figures.connect_line(counters)),
         ("warm", figures.warm_line(counters)),
         ("TUN", figures.dropped_by_tun_line(counters)),

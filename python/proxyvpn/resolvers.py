@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from proxyvpn.errors import UsageError
-from proxyvpn.mark import TUN4, TUN6
+from proxyvpn.mark import POOL4, POOL6, TUN4, TUN6
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -31,12 +31,17 @@ class Resolvers:
     warnings: tuple[str, ...] = ()
 
 
-def choose(resolv_conf: str, systemd: str, dns: tuple[IPAddress, ...], allow: tuple[IPAddress, ...]) -> Resolvers:
-    """Give the resolvers to allow: `dns`, else those of the two files' texts (empty: no such file); `allow` besides."""
+def choose(
+    resolv_conf: str, systemd: str, dns: tuple[IPAddress, ...], allow: tuple[IPAddress, ...], captured: bool = False
+) -> Resolvers:
+    """Give the resolvers to allow: `dns`, else those of the two files' texts (empty: no such file); `allow` besides.
+
+    `captured`: they are for names of direct domains only, and there may be none.
+    """
     found = Resolvers(dns) if dns else _from_files(resolv_conf, systemd)
     addresses = tuple(dict.fromkeys((*found.addresses, *allow)))
     warnings = found.warnings
-    if not addresses:
+    if not addresses and not captured:
         warnings = (
             *warnings,
             f"no DNS resolver is let through: {RESOLV_CONF} names none outside this machine (add one: --allow-dns IP)",
@@ -99,7 +104,7 @@ def _address(text: str) -> tuple[IPAddress | None, str]:
         address = address.ipv4_mapped or address
     if address.is_multicast or address == IPv4Address("255.255.255.255"):
         return None, "the address of no single host"
-    if address in (TUN4, TUN6):
+    if address in (TUN4, TUN6) or address in (POOL4 if address.version == 4 else POOL6):
         return None, "the tunnel's own address"
     if isinstance(address, IPv6Address) and address.is_link_local:
         return None, "a link-local address says nothing without its scope"

@@ -26,8 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import DIRECT, INBOUND, MARK, NFT_TABLE, TUN4, TUN6
-from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, Tunnel, collapsed
+from proxyvpn.mark import DIRECT, INBOUND, MARK, NFT_TABLE, POOL4, POOL6, TUN4, TUN6
+from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel, collapsed
 
 _SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
 _IN: Final = f"ct mark {INBOUND:#x}"
@@ -236,7 +236,7 @@ def _capture(tunnel: Tunnel, host: Host) -> list[str]:
         _of_no_interest(tunnel),
         'oifname "lo" return',
         *_only_dns_of_udp(tunnel),
-        *([f"{_DIRECT} return"] if tunnel.captures_names else []),
+        *([f"{_DIRECT} return"] if tunnel.dials else []),
         *_forget_soon(host),
         *_both(host, "{ip} daddr . tcp dport @proxy{v} return"),
         f"ct direction reply {_SYN_ACK} {_set_in()}",
@@ -284,6 +284,7 @@ def _refuse(tunnel: Tunnel, host: Host) -> list[str]:
     return [
         'oifname "lo" return',
         *_circles(host),
+        *_strayed(tunnel, host, "reject with icmpx type port-unreachable"),
         f"meta l4proto tcp meta mark {MARK:#x} return",
         *([f"udp dport 53 meta mark {MARK:#x} return"] if tunnel.captures_names else []),
         f"{_IN} return",
@@ -299,7 +300,9 @@ def _guard(tunnel: Tunnel, host: Host) -> list[str]:
     return [
         'oifname "lo" accept',
         *_into_tun(tunnel, host, "accept"),
+        *_pool(tunnel, host, f'oifname "{host.ifname}"', "accept"),
         f'oifname "{host.ifname}" counter name "dropped" drop',
+        *_strayed(tunnel, host, "drop"),
         'ip option lsrr exists counter name "dropped" drop',
         'ip option ssrr exists counter name "dropped" drop',
         *(['exthdr rt exists counter name "dropped" drop'] if host.ipv6 else []),
@@ -335,16 +338,34 @@ def _allowed(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
 
 
 def _resolvers(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
+    direct = [f"meta l4proto tcp {_DIRECT} {verdict}"] if tunnel.dials else []
     if not tunnel.captures_names:
-        return _both(host, f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}")
+        dns = f"{{ip}} daddr @resolver{{v}} meta l4proto {{{{ tcp, udp }}}} th dport 53 {verdict}"
+        return [*direct, *_both(host, dns)]
     refused = "drop" if verdict == "accept" else "reject with icmpx type port-unreachable"
-    return [f"meta l4proto tcp {_DIRECT} {verdict}", f'{_DNS} counter name "dropped" {refused}']
+    return [*direct, f'{_DNS} counter name "dropped" {refused}']
 
 
 def _into_tun(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
     """What may enter the TUN."""
     dns = [f'oifname "{host.ifname}" udp dport 53 {verdict}'] if tunnel.captures_names else []
     return [f'oifname "{host.ifname}" meta l4proto tcp {verdict}', *dns]
+
+
+def _strayed(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
+    """What is sent to a virtual address by another device, which a program may have bound itself to."""
+    return _pool(tunnel, host, f'oifname != {{ "lo", "{host.ifname}" }}', f'counter name "dropped" {verdict}')
+
+
+def _pool(tunnel: Tunnel, host: Host, by: str, verdict: str) -> list[str]:
+    """What is sent to a virtual address. Of containers all of it enters the TUN, where the worker refuses it."""
+    if not tunnel.captures_names:
+        return []
+    return [f"{by} {'ip' if pool.version == 4 else 'ip6'} daddr {pool} {verdict}" for pool in _pools(host)]
+
+
+def _pools(host: Host) -> tuple[IPNetwork, ...]:
+    return (POOL4, POOL6) if host.ipv6 else (POOL4,)
 
 
 def _icmpv6(verdict: str) -> list[str]:
@@ -361,10 +382,16 @@ def _refuse_open(tunnel: Tunnel, host: Host) -> list[str]:
     """Without the killswitch nothing is held back but what a program sends into the TUN on purpose."""
     return [
         *_circles(host),
+        *_strayed(tunnel, host, "reject with icmpx type port-unreachable"),
         *_into_tun(tunnel, host, "return")[1:],
         f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable',
     ]
 
 
 def _guard_open(tunnel: Tunnel, host: Host) -> list[str]:
-    return [*_into_tun(tunnel, host, "accept"), f'oifname "{host.ifname}" counter name "dropped" drop']
+    return [
+        *_into_tun(tunnel, host, "accept"),
+        *_pool(tunnel, host, f'oifname "{host.ifname}"', "accept"),
+        f'oifname "{host.ifname}" counter name "dropped" drop',
+        *_strayed(tunnel, host, "drop"),
+    ]

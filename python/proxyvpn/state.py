@@ -26,6 +26,9 @@ RECORD: Final = "state.json"
 LOCK: Final = "lock"
 CONTROL: Final = "control"
 LOG: Final = "log"
+NAMES: Final = "names"
+NAMES_BYTES: Final = 131072 * 272
+"""Of the table of virtual addresses at most: as many records as there are addresses (rust/names_file.rs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ class StateDir:
             os.close(fd)
 
     def clear(self) -> None:
-        """Remove the record and the socket; the log stays for whoever reads it. Raises StateError."""
+        """Remove the record and the socket; the log and the names stay for whoever reads them. Raises StateError."""
         try:
             for name in (RECORD, RECORD + ".new", CONTROL):
                 self._remove(name)
@@ -166,6 +169,16 @@ class StateDir:
             return self._openat(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         except OSError as error:
             raise _unusable(self.path, error) from error
+
+    def names(self) -> int:
+        """Give the table of virtual addresses, to be read and written; it outlives the tunnel. Raises StateError."""
+        try:
+            fd = self._openat(NAMES, os.O_RDWR | os.O_CREAT)
+            if os.fstat(fd).st_size > NAMES_BYTES:
+                os.ftruncate(fd, 0)  # no table of ours
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        return fd
 
     def socket_path(self) -> str:
         """Give a name of the control socket that fits into sockaddr_un, however deep the directory is."""

@@ -22,22 +22,10 @@ LIMIT: Final = 3.0
 """Seconds in all; what is wrong with a password or a certificate is known at once."""
 
 
-_TLS_ADVICE: Final = {
-    "tls-trust": "--proxy-ca FILE names the certificate (PEM) of the authority that has signed it, or its own",
-    "tls-name": "write the proxy's URL with a name that the certificate is for",
-    "tls-time": "have the certificate renewed, or this machine's clock set",
-    "tls-not": "is it an http:// proxy? If not, give the port at which it listens for TLS",
-    "tls-identity": "check --proxy-cert and --proxy-key",
-    "tls": "",
-}
-"""By the kind of an outcome; see rust/tls_error.rs."""
-
-
 def is_needed(places: tuple[Place, ...]) -> bool:
-    """Say whether a proxy has credentials to try, or is to be shown a ticket, or speaks TLS."""
-    return any(
-        place.proxy.user is not None or "negotiate" in place.proxy.schemes or place.proxy.tls for place in places
-    )
+    """Say whether a proxy has credentials to try, is to be shown a ticket, or speaks TLS."""
+    proxies = [place.proxy for place in places]
+    return any(proxy.user is not None or "negotiate" in proxy.schemes or proxy.tls for proxy in proxies)
 
 
 def run(worker: Worker, wishes: Wishes, places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> None:
@@ -79,7 +67,6 @@ def _error(outcome: Outcome, place: Place) -> ProxyvpnError:
         )
     if outcome.kind == "credentials":
         return CredentialsRefused(f"the proxy {place.proxy} {outcome.text}")
-    if outcome.kind in _TLS_ADVICE:
-        what = f"no TLS connection with the proxy {place.proxy}"
-        return ProxyUnreachable(what, outcome.text, _TLS_ADVICE[outcome.kind])
+    if outcome.kind == "tls":
+        return ProxyUnreachable(f"there is no TLS with the proxy {place.proxy}", *outcome.text.split("; ", 1))
     return ProxyUnreachable(f"the proxy {place.proxy} cannot be used", outcome.text, "check its URL, and that it runs")

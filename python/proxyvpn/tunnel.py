@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from typing import Final
 
 from proxyvpn.errors import UsageError
-from proxyvpn.mark import TUN4, TUN6
+from proxyvpn.mark import POOL4, POOL6, TUN4, TUN6
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -59,6 +59,8 @@ class Tunnel:
     """UDP ports of this machine that may answer, with the killswitch, whoever asks them."""
     names: str = "direct"
     """One of NAMES. In all but the first, DNS (port 53) is captured, and goes to `resolvers` by dial() only."""
+    pac: bool = False
+    """A script decides what goes past the proxies: the helper may be asked to dial() any host."""
 
     def __post_init__(self) -> None:
         if not self.proxies:
@@ -87,7 +89,14 @@ class Tunnel:
 
     def may_dial(self, address: IPAddress, port: int) -> bool:
         """Say whether the helper may connect there past the tunnel, for the worker."""
+        if self.pac:
+            return 1 <= port <= 65535 and not problem_of_host(address)
         return self.captures_names and port == DNS and address in self.resolvers
+
+    @property
+    def dials(self) -> bool:
+        """Say whether the helper connects past the tunnel at all."""
+        return self.captures_names or self.pac
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +154,22 @@ def _check_number(values: tuple[object, ...], most: int, what: str) -> None:
 
 def _check_host(address: IPAddress, what: str) -> None:
     """Raise UsageError when `address` cannot be one host that is reached over a network."""
-    problem = ""
-    if address in (TUN4, TUN6):
-        problem = "it is the tunnel's own address"
-    elif address.is_loopback:
-        problem = "it is on this machine"
-    elif address.is_unspecified or address == IPv4Address("255.255.255.255"):
-        problem = "it is the address of no host"
-    elif address.is_multicast:
-        problem = "it is a multicast address"
-    elif isinstance(address, IPv6Address) and (address.is_link_local or address.scope_id):
-        problem = "it is a link-local address"
-    elif isinstance(address, IPv6Address) and address.ipv4_mapped:
-        problem = "it is an IPv4 address in IPv6 clothes"
-    if problem:
+    if problem := problem_of_host(address):
         raise UsageError(f"{address} cannot be a {what}", problem)
+
+
+def problem_of_host(address: IPAddress) -> str:
+    """Say why `address` cannot be one host that is reached over a network; empty when it can."""
+    if address in (TUN4, TUN6) or any(address in pool for pool in (POOL4, POOL6)):
+        return "it is the tunnel's own address"
+    if address.is_loopback:
+        return "it is on this machine"
+    if address.is_unspecified or address == IPv4Address("255.255.255.255"):
+        return "it is the address of no host"
+    if address.is_multicast:
+        return "it is a multicast address"
+    if isinstance(address, IPv6Address) and (address.is_link_local or address.scope_id):
+        return "it is a link-local address"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return "it is an IPv4 address in IPv6 clothes"
+    return ""

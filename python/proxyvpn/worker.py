@@ -117,7 +117,7 @@ def _start(channel: Channel, parts: Parts) -> Stack | None:
         raise ProtocolError(f"{type(start).__name__} with {len(received.fds)} files is not how a worker starts")
     try:
         parts.drop(start.uid)
-        missing = parts.sandbox(sorted({upstream.endpoint.port for upstream in start.upstreams}))
+        missing = parts.sandbox(sorted({upstream.endpoint.port for upstream in start.upstreams}.union(start.ports)))
         stack = parts.stack(start, dict(zip(start.files, received.fds, strict=True)))
     except (ProxyvpnError, OSError, RuntimeError, ValueError) as error:
         channel.send(Refused(Exit.ERROR, "the worker cannot start", _line(error), ""))

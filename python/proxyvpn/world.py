@@ -18,6 +18,7 @@ from proxyvpn import privilege, reach, token_source
 from proxyvpn.children import Helper, Worker
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
+from proxyvpn.pac import evaluator, source
 from proxyvpn.plan import Host
 from proxyvpn.reach import Place
 from proxyvpn.renewal import EVERY
@@ -80,7 +81,7 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         worker=lambda: Worker.start(environ),
         resolve=lambda options, stop: reach.resolve(options.proxies, stop),
         attempt=reach.attempt,
-        providers=lambda options: {"token": token_source.TokenSource.of(options.proxies, environ)},
+        providers=lambda options: providers(options, environ, say),
         read=read_text,
         host=host,
         say=say,
@@ -91,6 +92,14 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         remote=came_by_ssh(environ, ancestors(os.getppid())),
         ticket=token_source.may_have_ticket(environ, os.geteuid(), read_text("/etc/krb5.conf"), os.path.exists),
     )
+
+
+def providers(options: Options, environ: Mapping[str, str], say: Callable[[str], None]) -> dict[str, Provider]:
+    """Give who grants the worker's wishes."""
+    found: dict[str, Provider] = {"token": token_source.TokenSource.of(options.proxies, environ)}
+    if options.script is not None:
+        found[source.KIND] = source.Source(options.script, options.proxies, evaluator.starter(environ), say)
+    return found
 
 
 def came_by_ssh(environ: Mapping[str, str], programs: tuple[str, ...]) -> bool:

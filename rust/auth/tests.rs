@@ -344,3 +344,21 @@ fn changed_password_is_shown_a_few_times_only_even_where_some_destinations_are_f
     }
     assert_eq!(shown, 4);
 }
+
+#[test]
+fn answer_to_what_was_shown_unasked_proves_nothing_after_a_refusal() {
+    let mut memory = memory();
+    let (mut talk, _) = Talk::to("a:1", &mut memory, 0);
+    talk.challenged(&["Basic"]);
+    talk.granted();
+    let under_way: Vec<Exchange> = (0..3).map(|_| Talk::to("free:1", &mut memory, 1).0.exchange).collect();
+    for (mut exchange, target) in under_way.into_iter().zip(["b:1", "c:1", "d:1"]) {
+        let (mut talk, first) = Talk::to(target, &mut memory, 1);
+        if first == bare() {
+            talk.challenged(&["Basic"]);
+        }
+        talk.refused();
+        exchange.granted(&Fields::default(), &mut memory);
+    }
+    assert_eq!(Talk::to("e:1", &mut memory, 2).1, Step::Refuse(Why::Resting));
+}

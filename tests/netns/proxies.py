@@ -18,6 +18,7 @@ from tests.netns.namespaces import Namespace, end
 from tests.netns.rig import MID4, MID6
 
 SQUID, SQUID_WITH_USERS, TINYPROXY, SCRIPTED = 3128, 3129, 8888, 8080
+SECOND_SQUID, HAPROXY = 3138, 3150
 
 _SQUID_CONF = """
 http_port {port}
@@ -114,6 +115,38 @@ def tinyproxy(mid: Namespace, more: str = "") -> Iterator[RunningProxy]:
     try:
         mid.wait_for_port(MID4, TINYPROXY)
         yield RunningProxy(TINYPROXY, log, process)
+    finally:
+        end(process)
+
+
+_HAPROXY_CONF = """
+global
+  maxconn 5000
+defaults
+  mode tcp
+  timeout connect 2s
+  timeout client 600s
+  timeout server 600s
+  retries 3
+  option redispatch 1
+listen squids
+  bind {address}:{port}
+  balance leastconn
+  default-server check inter 500ms fall 1 rise 1 on-marked-down shutdown-sessions
+{servers}
+"""
+
+
+@contextlib.contextmanager
+def haproxy(mid: Namespace, *ports: int) -> Iterator[RunningProxy]:
+    """Run haproxy in front of the proxies that listen on `ports`."""
+    home = _folder(mid, "haproxy")
+    servers = "\n".join(f"  server squid{port} {MID4}:{port}" for port in ports)
+    (home / "conf").write_text(_HAPROXY_CONF.format(address=MID4, port=HAPROXY, servers=servers))
+    process = mid.start("haproxy", "-db", "-f", str(home / "conf"))
+    try:
+        mid.wait_for_port(MID4, HAPROXY)
+        yield RunningProxy(HAPROXY, home / "log", process)
     finally:
         end(process)
 

@@ -217,6 +217,20 @@ fn next_proxy_is_asked_where_the_first_wants_credentials_and_there_are_none() {
 }
 
 #[test]
+fn wrong_password_is_shown_to_no_other_proxy() {
+    let mut world = World::of(means(), 2);
+    let handle = world.connect(TARGET, 40000);
+    let (mut stream, _) = world.request(0);
+    for _ in 0..2 {
+        write!(stream, "{HEAD}Content-Length: 0\r\n\r\n").unwrap();
+        world.rest(Duration::from_millis(50));
+    }
+    world.closed(handle);
+    assert_eq!((world.stats.proxy_failovers.get(), world.value("refused_status_407")), (0, 1));
+    assert!(world.proxies[1].accept().is_err());
+}
+
+#[test]
 fn token_comes_from_outside_and_the_connection_waits_for_it() {
     let (mut world, handle, mut stream) = begun(Means::default());
     stream.write_all(b"HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n").unwrap();

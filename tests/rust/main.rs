@@ -4,7 +4,6 @@
 
 mod acknowledging;
 mod authenticating;
-mod authority;
 mod balancing;
 mod by_hand;
 mod carrying;
@@ -17,6 +16,7 @@ mod healing;
 mod hole;
 mod hostile;
 mod machine;
+mod naming;
 mod opening;
 mod program;
 mod resets;
@@ -25,7 +25,6 @@ mod segments;
 mod several;
 mod streams;
 mod timers;
-mod tls;
 mod windows;
 mod wire;
 mod world;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use _tunstack::device::Device;
 use _tunstack::login::Login;
 use _tunstack::means::Means;
+use _tunstack::names::Names;
 use _tunstack::roster::{Policy, Roster};
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
@@ -169,6 +170,11 @@ impl World {
         self.stats = Arc::default();
         self.roster = Arc::new(roster(&self.proxies, &self.login, Policy::default()));
         self.stack = stack((queue, SEED), (&self.roster, &self.outside), warm, &self.stats, &self.notes, self.now);
+    }
+
+    /// Let the stack resolve names.
+    pub fn open_desk(&mut self, names: Names) {
+        self.stack.open_desk(names);
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tests.unit.fakes import KILLSWITCH, OPTIONS, Ended, Stage, refused
 
-from proxyvpn import app, restarts, teardown
+from proxyvpn import app, briefing, proxy, report, restarts, teardown
+from proxyvpn.balancing import Balancing
 from proxyvpn.children import ChildGone
 from proxyvpn.errors import (
     AlreadyUp,
@@ -152,6 +153,22 @@ def test_ready_line_tells_what_happens(state: StateDir, stage: Stage, options: O
     assert stage.ready[0].startswith("ready: TCP goes through http://ann:***@proxy.example:3128")
     assert says in stage.ready[0]
     assert "hunter2" not in stage.ready[0] + "".join(stage.said)
+
+
+def test_ready_line_says_how_one_of_several_proxies_is_chosen() -> None:
+    both = (*OPTIONS.proxies, proxy.parse("http://second.example:3128"))
+    for way, says in (
+        ("order", "http://ann:***@proxy.example:3128, then http://second.example:3128 by"),
+        ("destination", "http://ann:***@proxy.example:3128, http://second.example:3128 (destination) by"),
+    ):
+        options = replace(OPTIONS, proxies=both, balancing=Balancing(way))
+        assert says in report.ready_line(options, "pvpn0", ())
+
+
+def test_worker_may_connect_to_ports_of_proxies_that_have_no_address_yet() -> None:
+    both = (*OPTIONS.proxies, proxy.parse("http://second.example:8080"))
+    start = briefing.start(replace(OPTIONS, proxies=both), (), 0, ())
+    assert (start.upstreams, start.ports) == ((), (3128, 8080))
 
 
 # What fails before the kernel is touched.

@@ -45,7 +45,7 @@ def test_help_is_on_stdout_and_short(command: tuple[str, ...]) -> None:
         (("fly",), "fly"),
         (("up", "--fly"), "--fly"),
         (("up",), "no proxy was given"),
-        (("up", "--proxy", "https://proxy.example:3128"), "https://"),
+        (("up", "--proxy", "socks5://proxy.example:3128"), "socks5://"),
         (("up", "--proxy", "socks5://proxy.example:1080"), "socks5://"),
         (("up", "--proxy", "http://192.0.2.7:0"), "1 to 65535"),
         (("up", "--proxy", "http://192.0.2.7:70000"), "70000"),

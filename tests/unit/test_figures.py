@@ -80,14 +80,14 @@ def test_largest_counters_leave_room_in_a_message(stack: _tunstack.Stack, names:
             "down",
             {"flows_now": 2, "opened": 4, "connects": 9, "connect_sum_us": 22_000, "timeout": 1, "closed": 1}
             | {"refused_4xx": 2, "refused_407": 1, "downs": 1},
-            "down for 7 s; 2 flows, 4 of 9 connects opened in 6 ms on average, 2 failed, 3 refused, 1 times down",
+            "down for 7 s; 2 flows, 4 of 9 connects opened in 6 ms on average, 2 failed, 3 refused, 1 time down",
         ),
     ],
 )
 def test_line_of_a_proxy_says_how_it_is_and_what_became_of_its_connects(
     state: str, counters: dict[str, int], line: str
 ) -> None:
-    assert figures.standing_line(state, 7, counters) == line
+    assert figures.standing_line(state, "7 s", counters) == line
 
 
 def test_bounds_and_statuses_ascend_in_the_groups(ordered: list[str]) -> None:

@@ -14,6 +14,7 @@ from proxyvpn import messages
 from proxyvpn.balancing import Balancing
 from proxyvpn.errors import ProtocolError
 from proxyvpn.messages import MAX_BYTES, Open, Opened, Outcome, Standing, Start, Status, Upstream, decode, encode
+from proxyvpn.names import Names, Resolver
 from proxyvpn.plan import Endpoint
 
 SOME: dict[Any, Any] = {
@@ -23,6 +24,7 @@ SOME: dict[Any, Any] = {
     bytes: b"\x00\xff",
     dict[str, int]: {"flows_now": 3},
     tuple[str, ...]: ("one", "two"),
+    tuple[int, ...]: (80, 3128),
     tuple[Upstream, ...]: (Upstream(PROXIES[0], "proxy.example", True, "ann", b"x", ("basic",), True),),
     tuple[Outcome, ...]: (Outcome(0, "407", "no"),),
     tuple[Standing, ...]: (Standing(PROXIES[0], "down", 7, {"connects": 9}, "http://proxy.example:3128"),),
@@ -32,6 +34,7 @@ SOME: dict[Any, Any] = {
     tuple[IPv4Address | IPv6Address, ...]: RESOLVERS,
     tuple[IPv4Network | IPv6Network, ...]: (),
     type(a_tunnel()): a_tunnel(),
+    Names: Names("proxy", ("corp.example",), (Resolver("dns.example", 443, "/dns-query"),)),
 }
 EVERY = [
     kind(**{name: SOME[hint] for name, hint in typing.get_type_hints(kind).items()})

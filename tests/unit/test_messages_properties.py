@@ -21,6 +21,7 @@ from proxyvpn import messages, plan, tunnel
 from proxyvpn.balancing import WAYS, Balancing
 from proxyvpn.errors import ProtocolError, UsageError
 from proxyvpn.messages import MAX_BYTES, MAX_ITEMS, Opened, Outcome, Standing, Upstream, decode, encode
+from proxyvpn.names import Names, Resolver
 from proxyvpn.plan import Endpoint, Tunnel
 
 MOST_MEMORY = 8 << 20
@@ -67,6 +68,7 @@ OF: dict[Any, st.SearchStrategy[Any]] = {
     dict[str, int]: st.dictionaries(TEXT, NUMBER, max_size=60),
     IPv4Address | IPv6Address: ADDRESS,
     tuple[str, ...]: tuples(TEXT, 60),
+    tuple[int, ...]: tuples(NUMBER, 8),
     tuple[Endpoint, ...]: tuples(ENDPOINT, 8),
     tuple[Upstream, ...]: tuples(UPSTREAM, 8),
     tuple[Outcome, ...]: tuples(st.builds(Outcome, NUMBER, TEXT, TEXT), 8),
@@ -82,6 +84,7 @@ OF: dict[Any, st.SearchStrategy[Any]] = {
     ),
     tuple[IPv4Address | IPv6Address, ...]: tuples(ADDRESS, 8),
     tuple[IPv4Network | IPv6Network, ...]: tuples(NETWORK, 64),
+    Names: st.builds(Names, TEXT, tuples(TEXT, 60), tuples(st.builds(Resolver, TEXT, NUMBER, TEXT), 4)),
     Tunnel: possible(
         Tunnel,
         proxies=tuples(ENDPOINT, 8, least=1),

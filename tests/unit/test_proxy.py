@@ -36,7 +36,7 @@ def test_proxy_is_read(url: str, host: str, port: int) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("https://proxy.example:3128", "https://"),
+        ("socks4://proxy.example:3128", "socks4://"),
         ("socks5://proxy.example:1080", "socks5://"),
         ("http://proxy.example:0", "1 to 65535"),
         ("http://proxy.example:70000", "70000"),

@@ -46,6 +46,7 @@ START = Start(
     ),
     uid=65519,
     files=("names",),
+    ports=(80, 8080),
 )
 
 
@@ -184,7 +185,7 @@ def test_privilege_goes_before_the_sandbox_and_both_before_the_first_packet() ->
     running = Running()
     assert running.start().sandbox == ("no Landlock",)  # type: ignore[union-attr]
     assert [step.split()[0] for step in running.done] == ["drop", "sandbox", "stack"]
-    assert running.done[:2] == ["drop 65519", "sandbox [80, 3128]"]
+    assert running.done[:2] == ["drop 65519", "sandbox [80, 3128, 8080]"]
     assert running.done[2] == "stack proxy.example ['names']"
     assert (running.carry(), running.stack.carried) == (Carrying(), 1)
     assert running.end() is Exit.OK

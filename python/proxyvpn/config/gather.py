@@ -36,12 +36,16 @@ def gather(
 
 
 def options_of(
-    settings: Level, environ: Mapping[str, str], say: Callable[[str], None] | None
+    settings: Level,
+    environ: Mapping[str, str],
+    say: Callable[[str], None] | None,
+    expand: Callable[[Typed], Typed] = lambda typed: typed,
 ) -> tuple[Options, Path | None]:
-    """Give the Options, and the state directory if one was named. No password is fetched without `say`."""
+    """Give the Options, and the state directory if one was named. No password is fetched without `say`; `expand` puts
+    proxies in the place of what leads to some."""
     try:
         typed, state_dir = _arguments(settings, *(secret(settings, environ, say) if say else (None, "")))
-        return options.read(typed, environ), state_dir
+        return options.read(expand(typed), environ), state_dir
     except UsageError as error:
         raise merge.explained(error, settings) from error
 

@@ -1,28 +1,32 @@
 """The process in which a PAC file is evaluated: `python -m proxyvpn.pac.child`, its channel as fd 0.
 
-It has no capability, a uid of its own where it was started by root, little memory, and can write to no file and start
-no process. A question that takes longer than LIMIT ends it, by a timer that is set before each (setitimer(2)) and whose
-signal is not caught: no script and no resolver can keep that from happening. Who asks starts another one.
+It has no capability, a uid of its own where it was started by root, little memory, and can write to no file. A question
+that takes longer than LIMIT ends it, by a timer that is set before each (setitimer(2)) and whose signal is not caught:
+no script can keep that from happening. Who asks starts another one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
-import socket
 import sys
+from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from proxyvpn import privilege
 from proxyvpn.channel import Channel, close_all
 from proxyvpn.errors import Exit, ProtocolError, ProxyvpnError
 from proxyvpn.messages import Evaluate, Evaluated, Load, Loaded, Refused
-from proxyvpn.pac.engine import MAX_SCRIPT, Engine, Exhausted
-from proxyvpn.pac.virtual import is_virtual
+from proxyvpn.pac.engine import Engine, Exhausted
+from proxyvpn.pac.lookups import Lookups
+from proxyvpn.pac.routes import MAX_SCRIPT
 
 LIMIT: Final = 1.0
 """Seconds for one question, its name lookups included."""
+MAX_ANSWER: Final = 8192
 _LIMITS: Final = (
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_FSIZE, 0),
@@ -58,47 +62,57 @@ def serve(channel: Channel, limit: float = LIMIT) -> Exit:
     finally:
         close_all(received.fds)
     _give_up(received.message.uid)
+    lookups = Lookups()
+    make = partial(_engine, script, received.message.mine, lookups, limit)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 3 * limit)  # it is parsed and run for the first time
-        engine = Engine(script, resolve, received.message.mine)
+        engine = make()
     except ProxyvpnError as error:
         channel.send(Refused(error.code, error.what, error.why, error.advice))
+        while channel.receive() is not None:
+            pass  # who ends with a question unread takes the last words back, too (ECONNRESET at the other end)
         return Exit.ERROR
-    signal.setitimer(signal.ITIMER_REAL, 0)
     channel.send(Loaded())
-    return _answer(channel, engine, limit)
-
-
-def _answer(channel: Channel, engine: Engine, limit: float) -> Exit:
     while (received := channel.receive()) is not None:
-        question = received.message
         close_all(received.fds)
-        if not isinstance(question, Evaluate):
-            raise ProtocolError(f"{type(question).__name__} is no question")
-        signal.setitimer(signal.ITIMER_REAL, limit)
+        if not isinstance(received.message, Evaluate):
+            raise ProtocolError(f"{type(received.message).__name__} is no question")
         try:
-            answer = Evaluated(engine.find(question.url, question.host)[:MAX_ANSWER], "")
-        except ProxyvpnError as error:
-            answer = Evaluated("", f"{error.what}{f': {error.why}' if error.why else ''}")
-            if isinstance(error, Exhausted):
-                channel.send(answer)
-                return Exit.ERROR
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        channel.send(answer)
+            channel.send(_answer(engine, lookups, received.message, limit))
+        except Exhausted as error:
+            channel.send(Evaluated("", _words(error)))
+            engine = make()
     return Exit.OK
 
 
-MAX_ANSWER: Final = 8192
+def _engine(script: str, mine: tuple[str, ...], lookups: Lookups, limit: float) -> Engine:
+    lookups.begin()
+    with _ended_after(3 * limit):  # it is parsed, and runs for the first time
+        return Engine(script, lookups.addresses, mine)
 
 
-def resolve(host: str) -> tuple[str, ...]:
-    """Give a name's addresses, those left out that stand for names (they say nothing about where it is)."""
+def _answer(engine: Engine, lookups: Lookups, question: Evaluate, limit: float) -> Evaluated:
+    lookups.begin()
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return ()
-    addresses = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
-    return tuple(address for address in addresses if not is_virtual(address))
+        with _ended_after(limit):
+            return Evaluated(engine.find(question.url, question.host)[:MAX_ANSWER], "")
+    except Exhausted:
+        raise
+    except ProxyvpnError as error:
+        return Evaluated("", _words(error))
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """Let this process be ended when what is within takes longer."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _words(error: ProxyvpnError) -> str:
+    return f"{error.what}{f': {error.why}' if error.why else ''}"
 
 
 def _give_up(uid: int) -> None:

@@ -1,8 +1,8 @@
 """A PAC file in a JavaScript engine: the only file that imports one.
 
 The engine (QuickJS) has no way out by itself: no file, no network, no module, no timer; what a script can reach is
-functions.js and the callables below. It limits memory and stack. Time it cannot limit while a script may call us, so that
-is left to the process around it (child.py).
+functions.js and the callables below. It limits memory and stack. Time it cannot limit while a script may call us: that
+is left to the process around it (child.py). All is read when this is imported: that process can open no file later.
 
 The extension module is imported instead of the package around it, which starts a thread at once.
 """
@@ -18,10 +18,15 @@ from typing import Any, Final
 from proxyvpn.errors import ProxyvpnError
 from proxyvpn.pac.routes import ScriptFailed
 
-MAX_SCRIPT: Final = 1024 * 1024
+try:
+    import _quickjs
+except ImportError:
+    _quickjs = None
+
 MEMORY: Final = 64 * 1024 * 1024
 STACK: Final = 512 * 1024
 _MAX_HOST: Final = 253
+_FUNCTIONS: Final = resources.files(__package__).joinpath("functions.js").read_text(encoding="utf-8")
 
 
 class NoEngine(ProxyvpnError):
@@ -43,7 +48,8 @@ class Engine:
         now: Callable[[], float] = time.time,
     ) -> None:
         """Load `script`. `resolve` gives a name's addresses, `mine` are those of this machine. Raises ScriptFailed."""
-        self._context = _context()
+        check()
+        self._context = _quickjs.Context()
         self._context.set_memory_limit(MEMORY)
         self._context.set_max_stack_size(STACK)
         callables: dict[str, Callable[..., Any]] = {
@@ -55,7 +61,7 @@ class Engine:
         for name, call in callables.items():
             self._context.add_callable(name, call)
         self._context.set("pacMine", ";".join(mine))
-        self._do(lambda: self._context.eval(_functions()))
+        self._do(lambda: self._context.eval(_FUNCTIONS))
         self._do(lambda: self._context.eval(script))
         self._find = self._do(self._entry)
         if not callable(self._find):
@@ -79,24 +85,17 @@ class Engine:
             return act()
         except ProxyvpnError:
             raise
-        except Exception as error:  # the engine's own kinds, and what converting a strange value raises
+        except Exception as error:  # noqa: BLE001 - the engine's own kinds, and what converting a strange value raises
             text = "".join(letter if letter.isprintable() else " " for letter in str(error).partition("\n")[0])[:200]
             kind = Exhausted if "out of memory" in text or "stack" in text else ScriptFailed
             raise kind("the PAC file failed", text) from None
 
 
-def _context() -> Any:
-    try:
-        import _quickjs  # noqa: PLC0415 - optional, and to be missed only where it is needed
-    except ImportError as error:
-        raise NoEngine(
-            "PAC files need a JavaScript engine, which is not installed", "", "pip install 'proxyvpn[pac]'"
-        ) from error
-    return _quickjs.Context()
-
-
-def _functions() -> str:
-    return resources.files(__package__).joinpath("functions.js").read_text(encoding="utf-8")
+def check() -> None:
+    """Raise NoEngine where there is none."""
+    if _quickjs is None:
+        what = "PAC files need a JavaScript engine, which is not installed"
+        raise NoEngine(what, "", "pip install 'proxyvpn[pac]'")
 
 
 def _resolved(host: str, resolve: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:

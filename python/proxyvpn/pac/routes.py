@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
-from proxyvpn import proxy
-from proxyvpn.errors import ProxyvpnError, UsageError
+from proxyvpn.errors import ProxyvpnError
 
+MAX_SCRIPT: Final = 1024 * 1024
+"""Bytes of a PAC file."""
 DIRECT: Final = "DIRECT"
 _SCHEMES: Final = {"PROXY": ("http", 80), "HTTP": ("http", 80), "HTTPS": ("https", 443)}
 _LEFT_OUT: Final = ("SOCKS", "SOCKS4", "SOCKS4A", "SOCKS5", "QUIC")
@@ -22,6 +24,7 @@ _MOST: Final = 32
 _MAX_LENGTH: Final = 4096
 
 _PLACE: Final = r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_.-]{1,253})"
+_LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _ENTRY: Final = re.compile(rf"([A-Za-z0-9]+)(?:[ \t]+({_PLACE})(?::([0-9]{{1,5}}))?)?")
 _NAMED: Final = re.compile(rf"\b(PROXY|HTTP|HTTPS)[ \t]+({_PLACE}):([0-9]{{2,5}})\b", re.IGNORECASE)
 _QUOTED: Final = re.compile(rf"""(["'])({_PLACE}):([0-9]{{2,5}})\1""")
@@ -107,11 +110,21 @@ def _route(kind: str, host: str | None, port: str | None, part: str) -> Route:
     if kind not in _SCHEMES or host is None:
         raise ScriptFailed("the PAC file's answer cannot be understood", _printable(part))
     scheme, usual = _SCHEMES[kind]
+    found = Route(scheme, _host(host), int(port or usual))
+    if not found.host or not 0 < found.port < 65536:
+        raise ScriptFailed("the PAC file's answer names no possible proxy", _printable(part))
+    return found
+
+
+def _host(text: str) -> str:
+    """Give a name or an address in the form that it is compared in; empty when it is neither."""
+    last = text.removesuffix(".").rpartition(".")[2]
     try:
-        read = proxy.parse(f"http://{host}:{port or usual}")
-    except UsageError as error:
-        raise ScriptFailed("the PAC file's answer names no possible proxy", _printable(part)) from error
-    return Route(scheme, read.host, read.port)
+        if text.startswith("[") or last.isdigit():
+            return str(ip_address(text.strip("[]")))
+    except ValueError:
+        return ""
+    return text.lower() if all(_LABEL.fullmatch(label) for label in text.removesuffix(".").split(".")) else ""
 
 
 def _printable(text: str) -> str:
