@@ -4,6 +4,7 @@
 
 mod acknowledging;
 mod authenticating;
+mod authority;
 mod balancing;
 mod by_hand;
 mod carrying;
@@ -21,6 +22,7 @@ mod opening;
 mod program;
 mod resets;
 mod scripted;
+mod secured;
 mod segments;
 mod several;
 mod streams;
