@@ -32,6 +32,7 @@ pub mod means;
 pub mod mistrust;
 pub mod names;
 pub mod names_file;
+pub mod naming;
 pub mod packet;
 pub mod phase;
 pub mod pool;
@@ -60,6 +61,7 @@ pub mod trial;
 pub mod trust;
 pub mod upstream;
 pub mod upstreams;
+pub mod ways;
 pub mod wishes;
 pub mod worker;
 
@@ -81,7 +83,9 @@ mod python {
     use crate::login::Login;
     use crate::means::Means;
     use crate::names::Mode;
-    use crate::settings::{self, Naming, Settings, address, schemes, sendable};
+    use crate::naming::{self, Naming};
+    use crate::roster::Policy;
+    use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
     use crate::trust::Trust;
@@ -98,6 +102,7 @@ mod python {
         balancing: Balancing,
         names: Names,
         has_resolvers: bool,
+        by_script: bool,
     }
 
     #[derive(FromPyObject)]
@@ -169,8 +174,9 @@ mod python {
         fn settings(self, files: &HashMap<String, RawFd>, trust: Option<&Trust>) -> Result<Settings, Error> {
             let wanted = self.balancing;
             let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
+            let policy = Policy { by_script: self.by_script, ..policy };
             let mut settings = Settings::of(proxies(self.upstreams, trust)?, policy)?;
-            settings.names = self.names.naming(self.has_resolvers, files.get("names"))?;
+            settings.naming = self.names.naming(self.has_resolvers, files.get("names"))?;
             Ok(settings)
         }
     }
@@ -183,12 +189,12 @@ mod python {
                 "proxy" => Mode::Proxy,
                 _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
             };
-            let of = |each: &Resolver| settings::resolver(&each.host, each.port, &each.path);
+            let of = |each: &Resolver| naming::resolver(&each.host, each.port, &each.path);
             // SAFETY: the caller's descriptor is open during this call.
             let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
             Ok(Some(Naming {
                 mode,
-                domains: self.domains.iter().map(|text| settings::domain(text)).collect::<Result<_, _>>()?,
+                domains: self.domains.iter().map(|text| naming::domain(text)).collect::<Result<_, _>>()?,
                 resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
                 direct,
                 file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),

@@ -73,7 +73,7 @@ impl Threads {
         if queues.is_empty() {
             return Err(Error::Setting("at least one queue is needed".to_owned()));
         }
-        let naming = self.settings.names.as_ref();
+        let naming = self.settings.naming.as_ref();
         let names = naming.map(|naming| naming.names(&self.common.stats, worker::clock())).transpose()?;
         for &queue in queues {
             self.carry_one(duplicate(queue)?, memory() / queues.len() as u64, names.clone())?;

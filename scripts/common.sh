@@ -34,6 +34,17 @@ need_packages() {
     [ $failed = no ] || die "could not install ${missing[*]}"
 }
 
+# need_unpacked PROGRAM PACKAGE: unpack PACKAGE below target/parts/ unless the machine has /usr/lib/PROGRAM: for a package
+# whose installation would change how the machine works.
+need_unpacked() {
+    local program=$1 package=$2 parts=target/parts
+    [ -x "/usr/lib/$program" ] || [ -x "$parts/usr/lib/$program" ] || [ -x "$parts/lib/$program" ] && return
+    say "unpacking $package into $parts"
+    mkdir -p "$parts"
+    (cd "$parts" && rm -f "$package"_*.deb && apt-get -qq download "$package" > /dev/null 2>&1 &&
+        dpkg -x "$package"_*.deb .) || die "could not fetch $package"
+}
+
 rust_is_new_enough() {
     local version
     version=$(rustc --version 2> /dev/null | cut -d' ' -f2) || return 1

@@ -15,7 +15,7 @@ printf '%s\n' pytest pytest-timeout pytest-xdist hypothesis ruff mypy import-lin
 .venv/bin/python >> "$work/dev.in" <<'PYTHON'
 import tomllib
 with open("pyproject.toml", "rb") as file:
-    print("\n".join(tomllib.load(file)["project"]["optional-dependencies"]["kerberos"]))
+    print("\n".join(sum(tomllib.load(file)["project"]["optional-dependencies"].values(), [])))
 PYTHON
 
 python3 -m venv "$work/venv"

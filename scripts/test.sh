@@ -5,8 +5,10 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 scripts/build.sh --dev
-need_packages nftables iptables squid tinyproxy haproxy nginx-light dnsmasq-base tcpdump openssh-server openssh-client curl \
-    openssl git util-linux procps systemd
+need_packages nftables iptables squid tinyproxy haproxy stunnel4 nginx-light dnsmasq-base unbound nscd dbus-daemon tcpdump \
+    openssh-server openssh-client curl openssl git hey musl-tools python3-pip krb5-kdc krb5-admin-server krb5-user \
+    util-linux procps systemd
+need_unpacked systemd/systemd-resolved systemd-resolved
 
 status=0
 scripts/test-unit.sh || status=1

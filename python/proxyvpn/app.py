@@ -27,13 +27,16 @@ from proxyvpn.channel import Channel
 from proxyvpn.children import ChildGone
 from proxyvpn.confirming import Confirming
 from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable, ProxyvpnError, RolledBack
+from proxyvpn.exclusion import NOBODY, Excluded
 from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Counters, Down, Report, Standing, Update
 from proxyvpn.options import Options
-from proxyvpn.plan import IPAddress, Tunnel
+from proxyvpn.pac import source
+from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 from proxyvpn.reach import Interrupted, Place
 from proxyvpn.renewal import Found, Renewal
 from proxyvpn.resolvers import Resolvers
 from proxyvpn.state import VERSION, Record, StateDir
+from proxyvpn.tunnel import MOST_PROXIES
 from proxyvpn.wishes import Wishes
 from proxyvpn.world import World
 
@@ -60,7 +63,8 @@ def dry_run(options: Options, world: World) -> tuple[str, ...]:
     chosen = _resolvers(options, world.read)
     for warning in chosen.warnings:
         world.say(warning)
-    tunnel = _tunnel(options, world.resolve(options, world.stop), chosen, world.identity.queues)
+    places = world.resolve(options, world.stop)
+    tunnel = _tunnel(options, places, chosen, world.identity.queues, world.exclude(options, places))
     return tuple(step.text for step in plan.steps(tunnel, world.host()))
 
 
@@ -78,15 +82,17 @@ class Life:
         self._asked_to_end: Channel | None = None
         self._places: tuple[Place, ...] = ()
         self._resolvers = Resolvers(())
+        self._excluded = NOBODY
         self._confirming = Confirming(0, 0.0)
         self._renewal: Renewal | None = None
         self._unconfirmed = False
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
-        self._wishes = Wishes(
-            {direct.KIND: direct.Direct(self._dial, self._direct_resolvers), **world.providers(options)}
-        )
+        providers = world.providers(options)
+        ways = providers.get(source.KIND)
+        permits = ways.permits if isinstance(ways, source.Source) else lambda *_: True
+        self._wishes = Wishes({direct.KIND: direct.Direct(self._dial, self._direct_resolvers, permits), **providers})
         self._helper = world.helper()
         self._worker = world.worker()
 
@@ -126,7 +132,7 @@ class Life:
             world.say(f"the worker's sandbox is weaker here: {line}")
         if trial.is_needed(self._places) or world.ticket:
             trial.run(self._worker, self._wishes, self._places, world.stop)
-        tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues)
+        tunnel = _tunnel(options, self._places, self._resolvers, world.identity.queues, self._excluded)
         self._write_record(tunnel)
         self._check_signals()
         ifname, queues = self._open(tunnel)
@@ -148,12 +154,15 @@ class Life:
         try:
             self._places = world.resolve(self._options, world.stop)
             world.attempt(self._places, world.stop)
+            self._excluded = world.exclude(self._options, self._places)
             left = self._helper.status()
         except ProxyvpnError as error:
             if isinstance(error, ProxyUnreachable) and self._helper.status().locked:
                 advice = "a killswitch left behind may be in the way: `proxyvpn teardown` opens it"
                 raise ProxyUnreachable(error.what, error.why, advice) from error
             raise
+        for note in self._excluded.notes:
+            world.say(note)
         self._was_locked = left.locked
         if left.locked:
             going_on = (
@@ -403,7 +412,7 @@ class Life:
 
     def _update(self) -> None:
         """Let the firewall know the resolvers and proxies of now."""
-        self._helper.update(Update(self._resolvers.addresses, tuple(place.endpoint for place in self._places)))
+        self._helper.update(Update(self._resolvers.addresses, _endpoints(self._places, self._excluded)))
 
     # Down.
 
@@ -468,16 +477,27 @@ def _resolvers(options: Options, read: Callable[[str], str]) -> Resolvers:
     return resolvers.choose(etc, systemd, options.dns, options.allow_dns, options.names.are_captured)
 
 
-def _tunnel(options: Options, places: tuple[Place, ...], chosen: Resolvers, queues: int) -> Tunnel:
+def _tunnel(
+    options: Options, places: tuple[Place, ...], chosen: Resolvers, queues: int, excluded: Excluded = NOBODY
+) -> Tunnel:
     return Tunnel(
-        proxies=tuple(place.endpoint for place in places),
+        proxies=_endpoints(places, excluded),
         resolvers=chosen.addresses,
         bypass=options.bypass,
         killswitch=options.killswitch,
         queues=queues,
         inbound=options.inbound,
         names=options.names.mode,
+        excluded_users=excluded.users,
+        excluded_cgroups=excluded.cgroups,
+        pac=options.script is not None,
     )
+
+
+def _endpoints(places: tuple[Place, ...], excluded: Excluded) -> tuple[Endpoint, ...]:
+    """Give where proxies are reached, those in containers behind a published port as well."""
+    found = (*(place.endpoint for place in places), *excluded.behind)
+    return tuple(dict.fromkeys(found))[:MOST_PROXIES]
 
 
 def _locked(error: ProxyvpnError) -> MachineLocked:

@@ -22,7 +22,7 @@ def start(
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
     ports = tuple(sorted({proxy.port for proxy in options.proxies}))
     told = upstreams(options, places)
-    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports)
+    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports, options.script is not None)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:

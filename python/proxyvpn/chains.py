@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import CHAIN_PREFIX, DIRECT, INBOUND, LINK_PREFIX, MARK, POOL4, POOL6, TUN4, TUN6
+from proxyvpn.mark import CHAIN_PREFIX, DIRECT, EXCLUDED, INBOUND, LINK_PREFIX, MARK, POOL4, POOL6, TUN4, TUN6
 from proxyvpn.tunnel import Connection, Host, Tunnel, collapsed
 
 _JUMPS: Final = {
@@ -31,6 +31,7 @@ _IN: Final = f"-m connmark --mark {INBOUND:#x}"
 _LET_IN: Final = f"-j CONNMARK --set-mark {INBOUND:#x}"
 _RESET: Final = "REJECT --reject-with tcp-reset"
 _CAPTURE: Final = f"-j MARK --set-mark {MARK:#x}"
+_EXCLUDED: Final = f"-m mark --mark {EXCLUDED:#x}"
 _DIRECT: Final = f"-p tcp -m mark --mark {DIRECT:#x}"
 _SYN_ACK: Final = "-p tcp -m conntrack --ctdir REPLY -m tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK"
 _SOURCE_ROUTED: Final = {4: '-m u32 --u32 "0>>24&0xF=6:15"', 6: "-m rt"}
@@ -155,7 +156,7 @@ def _tables(tunnel: Tunnel, host: Host, version: int) -> dict[str, dict[str, lis
             "SHIELD": _shield(host, version),
             "ARRIVALS": _arrivals(tunnel, host, version),
             "EARLIER": _earlier(host.earlier, version),
-            "CAPTURE": _capture(tunnel, version),
+            "CAPTURE": [*_leave_alone(tunnel, host), *_capture(tunnel, version)],
             "GUARD": _guard(tunnel, host, version),
         },
         "filter": {"REFUSE": _refuse(tunnel, host, version)},
@@ -190,6 +191,23 @@ def _names(tunnel: Tunnel, protocol: str) -> list[str]:
     return [f"{dns} {_CAPTURE}", f"{dns} -j RETURN"] if tunnel.captures_names else []
 
 
+def _leave_alone(tunnel: Tunnel, host: Host) -> list[str]:
+    """What excluded programs send, whatever it is (see ruleset.py)."""
+    if not tunnel.excludes:
+        return []
+    there = [each for each in tunnel.excluded_cgroups if each not in host.cgroups_gone]
+    by = [f"-m owner --uid-owner {each}" for each in tunnel.excluded_users]
+    by += [f'-m cgroup --path "{each}"' for each in there]
+    later = f"-p tcp -m tcp ! --syn -m connmark --mark {EXCLUDED:#x}"
+    return [
+        f"{_EXCLUDED} -j MARK --set-mark 0",
+        "-o lo -j RETURN",
+        *(f"{each} -j MARK --set-mark {EXCLUDED:#x}" for each in (*by, later)),
+        f"{_EXCLUDED} -j CONNMARK --set-mark {EXCLUDED:#x}",
+        f"{_EXCLUDED} -j RETURN",
+    ]
+
+
 def _capture(tunnel: Tunnel, version: int) -> list[str]:
     direct = [f"{_DIRECT} -j RETURN"] if tunnel.dials else []
     udp = [*_answers(tunnel), *_names(tunnel, "udp")] if tunnel.captures_names else []
@@ -217,11 +235,13 @@ def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
     circles = [f"-o {host.ifname} {each}" for each in _proxies(tunnel, version, _RESET)]
     if not tunnel.killswitch:
         into = [*_into_tun(tunnel, host)[1:], f"-o {host.ifname} ! -p tcp {reject}"]
-        return [*circles, *into, *_strayed(tunnel, host, version, reject)]
+        return [*circles, *_turned_back(tunnel, version, reject), *into, *_strayed(tunnel, host, version, reject)]
     return [
         "-o lo -j RETURN",
         *circles,
         *_strayed(tunnel, host, version, reject)[1:],
+        *_turned_back(tunnel, version, reject),
+        *([f"{_EXCLUDED} -j RETURN"] if tunnel.excludes else []),
         f"-p tcp -m mark --mark {MARK:#x} -j RETURN",
         *([f"-p udp --dport 53 -m mark --mark {MARK:#x} -j RETURN"] if tunnel.captures_names else []),
         f"{_IN} -j RETURN",
@@ -234,7 +254,8 @@ def _refuse(tunnel: Tunnel, host: Host, version: int) -> list[str]:
 
 def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
     pool = _strayed(tunnel, host, version, "-j DROP")
-    into = [*_into_tun(tunnel, host), *_pool(tunnel, version, host.ifname), f"-o {host.ifname} -j DROP"]
+    circling = [f"-o {host.ifname} {_EXCLUDED} -j DROP"] if tunnel.excludes else []
+    into = [*circling, *_into_tun(tunnel, host), *_pool(tunnel, version, host.ifname), f"-o {host.ifname} -j DROP"]
     if not tunnel.killswitch:
         return [*into, *pool]
     return [
@@ -245,6 +266,7 @@ def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         f"{_SOURCE_ROUTED[version]} -j DROP",
         f"{_IN} -j RETURN",
         f"-m mark --mark {INBOUND:#x} -m conntrack --ctdir REPLY -j RETURN",
+        *([f"{_EXCLUDED} -j RETURN"] if tunnel.excludes else []),
         *_answers(tunnel),
         *_allowed(tunnel, version, "-j DROP"),
         "-j DROP",
@@ -259,6 +281,13 @@ def _into_tun(tunnel: Tunnel, host: Host) -> list[str]:
 def _pool(tunnel: Tunnel, version: int, ifname: str) -> list[str]:
     """What containers send to a virtual address enters the TUN, where the worker refuses it."""
     return [f"-o {ifname} -d {POOL4 if version == 4 else POOL6} -j RETURN"] if tunnel.captures_names else []
+
+
+def _turned_back(tunnel: Tunnel, version: int, verdict: str) -> list[str]:
+    """A virtual address that an excluded program was told by another leads it nowhere."""
+    if not (tunnel.excludes and tunnel.captures_names):
+        return []
+    return [f"{_EXCLUDED} -d {POOL4 if version == 4 else POOL6} {verdict}"]
 
 
 def _strayed(tunnel: Tunnel, host: Host, version: int, verdict: str) -> list[str]:

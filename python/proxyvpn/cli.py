@@ -86,6 +86,8 @@ def cli(ctx: click.Context) -> None:
 @click.option("--allow-dns", multiple=True, metavar="IP", help="Let DNS go to IP, too.")
 @click.option("--killswitch/--no-killswitch", default=False, help="Drop what cannot go through the proxy. Default: no.")
 @click.option("--bypass", multiple=True, metavar="NET", help="Leave traffic to NET alone.")
+@click.option("--exclude-user", multiple=True, metavar="USER", help="Leave alone what programs of USER send.")
+@click.option("--exclude-cgroup", multiple=True, metavar="NAME", help="The same for a service or a cgroup's path.")
 @click.option("--inbound", multiple=True, metavar="udp/PORT", help="With the killswitch: let a UDP server here answer.")
 @click.option(
     "--confirm",

@@ -121,6 +121,7 @@ class Helper:
         if message.version != VERSION:
             raise ProtocolError(f"the asker speaks version {message.version}, this helper {VERSION}")
         self._kernel.claim()
+        self._kernel.check(message.tunnel)
         host = self._kernel.host()
         self._was_locked = self._kernel.locked()
         self._tunnel = message.tunnel
@@ -138,7 +139,7 @@ class Helper:
             if not tunnel.killswitch:
                 host = dataclasses.replace(host, earlier=self._kernel.earlier())
             else:
-                host = dataclasses.replace(host, opened_here=self._kernel.opened_here())
+                host = dataclasses.replace(host, opened_here=self._kernel.opened_here(tunnel))
             for step in plan.engaging(tunnel, host):
                 self._add_if_possible(step)
             lines = tuple(step.line for step in plan.steps(tunnel, host))
@@ -344,8 +345,11 @@ def _refuse(channel: Channel, error: ProxyvpnError) -> None:
         channel.send(_refusal(error))
 
 
-def check_peer(fd: int, group: int | None = None) -> None:
-    """Raise ProtocolError unless the other end of `fd` is of our network namespace, and of somebody who may ask."""
+def check_peer(fd: int, group: int | None = None) -> peer.Peer:
+    """Give who is at the other end of `fd`.
+
+    Raises ProtocolError unless that is of our network namespace, and of somebody who may ask.
+    """
     with socket.socket(fileno=os.dup(fd)) as sock:
         asker = peer.of(sock)
         theirs = frozenset[int]() if group is None else peer.groups(sock)
@@ -353,13 +357,14 @@ def check_peer(fd: int, group: int | None = None) -> None:
             network = peer.network(sock)
         except OSError as error:
             if not privilege.has(privilege.CAP_NET_ADMIN):
-                return  # every request will be refused for that reason, with words to act on
+                return asker  # every request will be refused for that reason, with words to act on
             raise ProtocolError("the asker is in another network namespace", error.strerror or "") from error
     ours = os.stat("/proc/self/ns/net")
     if network != (ours.st_dev, ours.st_ino):
         raise ProtocolError("the asker is in another network namespace")
     if not peer.may_ask(asker, theirs, os.getuid(), group):
         raise ProtocolError(f"user {asker.uid} may not ask this helper")
+    return asker
 
 
 def main(ways: tuple[str, ...] = (), group: int | None = None) -> int:
@@ -372,14 +377,14 @@ def main(ways: tuple[str, ...] = (), group: int | None = None) -> int:
         signal.signal(each, signal.SIG_IGN)
     try:
         channel = Channel.from_fd(0)
-        check_peer(0, group)
+        asker = check_peer(0, group)
     except ProtocolError as error:
         stderr.say(f"proxyvpn: the helper cannot start: {error.what}")
         return 1
     from proxyvpn.kernel import RealKernel  # noqa: PLC0415  (100 ms of imports: not before the signals are ignored)
 
     try:
-        kernel = RealKernel(ways) if ways else RealKernel()
+        kernel = RealKernel(ways, asker) if ways else RealKernel(asker=asker)
         if note := kernel.give_up():
             stderr.say(f"proxyvpn: {note}")
     except ProxyvpnError as error:

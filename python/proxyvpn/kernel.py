@@ -11,11 +11,14 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
-from proxyvpn import dial, firewall, netlink, privilege, sockets, tun
-from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError
+from proxyvpn import cgroups, dial, firewall, netlink, privilege, sockets, tun
+from proxyvpn.diag import Entry
+from proxyvpn.errors import AlreadyUp, KernelError, PrivilegeMissing, ProxyvpnError, UsageError
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
+from proxyvpn.peer import Peer
 from proxyvpn.plan import Address, Connection, Firewall, Host, IPAddress, Link, OpenedHere, Route, Rule, Step, Tunnel
 from proxyvpn.tunnel import MOST_QUEUES
 from proxyvpn.watch import News, Watch
@@ -50,8 +53,15 @@ class Kernel(Protocol):
         """Give the connections that came in, and go on."""
         ...
 
-    def opened_here(self) -> tuple[Connection, ...]:
-        """Give the connections that this machine has opened to others."""
+    def opened_here(self, tunnel: Tunnel) -> tuple[Connection, ...]:
+        """Give the connections that this machine has opened to others, but for excluded programs."""
+        ...
+
+    def check(self, tunnel: Tunnel) -> None:
+        """Raise UsageError when somebody is to be excluded who is not there, or is the asker."""
+
+    def cgroups(self, tunnel: Tunnel) -> tuple[int, ...]:
+        """Give the numbers of the excluded cgroups; another one when a service was restarted, 0 when it is gone."""
         ...
 
     def add(self, step: Step) -> None:
@@ -124,7 +134,8 @@ class Kernel(Protocol):
 class RealKernel:
     """The kernel. Made while still privileged; afterwards give_up() leaves what the verbs need."""
 
-    def __init__(self, ways: tuple[str, ...] = tuple(firewall.WAYS)) -> None:
+    def __init__(self, ways: tuple[str, ...] = tuple(firewall.WAYS), asker: Peer | None = None) -> None:
+        self._asker = asker
         self._problem: ProxyvpnError | None = None
         self._namespace = os.open(_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
         self._lock = _opened(_LOCK)
@@ -186,17 +197,38 @@ class RealKernel:
             raise KernelError(
                 f"every name from {LINK_PREFIX}0 to {LINK_PREFIX}{LINK_NUMBERS[-1]} is taken", "", "ip link"
             )
-        return Host(free[skip], netlink.has_ipv6(), self._firewall().kind)
+        return Host(free[skip], netlink.has_ipv6(), self._firewall().kind, cgroup_place=cgroups.place() or "")
 
     def earlier(self) -> tuple[Connection, ...]:
         return sockets.came_in()
 
-    def opened_here(self) -> tuple[Connection, ...]:
-        return sockets.opened_here()
+    def opened_here(self, tunnel: Tunnel) -> tuple[Connection, ...]:
+        inside = frozenset().union(*map(cgroups.numbers, tunnel.excluded_cgroups))
+
+        def stays(entry: Entry) -> bool:
+            return entry.user in tunnel.excluded_users or (bool(inside) and entry.cgroup in inside)
+
+        return sockets.opened_here(stays)
+
+    def check(self, tunnel: Tunnel) -> None:
+        if self._asker is not None and self._asker.uid in tunnel.excluded_users:
+            raise UsageError("who asks for a tunnel cannot be excluded from it", "it would carry nothing of yours")
+        for path in tunnel.excluded_cgroups:
+            if not cgroups.number(path):
+                raise UsageError(f"there is no cgroup {path}", "is the service running?", "systemd-cgls shows them")
+            for pid in ("self", self._asker.pid if self._asker else "self"):
+                if f"{cgroups.of_process(pid) or ''}/".startswith(f"{path}/"):
+                    raise UsageError(f"cgroup {path} cannot be excluded", "what asks for the tunnel is in it itself")
+        if tunnel.excluded_cgroups and tunnel.killswitch and self._firewall().kind != "nft":
+            advice = "exclude its user (--exclude-user), or install nftables"
+            raise UsageError("a cgroup cannot be excluded under the killswitch by iptables", "", advice)
+
+    def cgroups(self, tunnel: Tunnel) -> tuple[int, ...]:
+        return tuple(map(cgroups.number, tunnel.excluded_cgroups))
 
     def add(self, step: Step) -> None:
         if isinstance(step, Firewall):
-            self._firewall().add(step.tunnel, step.host)
+            self._firewall().add(step.tunnel, self._of_now(step.tunnel, step.host))
             known = set(step.host.earlier)
             self._firewall().admit([each for each in self.earlier() if each not in known])
             return
@@ -222,7 +254,7 @@ class RealKernel:
             self._queues = self._nodes = ()
 
     def update(self, tunnel: Tunnel, host: Host) -> None:
-        self._firewall().update(tunnel, host)
+        self._firewall().update(tunnel, self._of_now(tunnel, host))
 
     def queues(self) -> tuple[int, ...]:
         return self._queues
@@ -286,6 +318,13 @@ class RealKernel:
             one(line, self._firewall().remove)
         stuck += [line for line in self.left() if line not in keep and not keep]
         return tuple(removed), tuple(dict.fromkeys(stuck))
+
+    def _of_now(self, tunnel: Tunnel, host: Host) -> Host:
+        """Give the facts with those of the excluded cgroups, of which a firewall can only name what is there."""
+        gone = tuple(
+            path for path, number in zip(tunnel.excluded_cgroups, self.cgroups(tunnel), strict=True) if not number
+        )
+        return replace(host, cgroups_gone=gone)
 
     def _firewall(self) -> firewall.Backend:
         if self._backend is None:

@@ -16,6 +16,8 @@ INBOUND: Final = 0x70767069
 """conntrack mark of connections that came in: connections whose SYN this machine answered."""
 DIRECT: Final = 0x70767044
 """fwmark (SO_MARK) of the few connections that the helper makes itself: they go past the tunnel."""
+EXCLUDED: Final = 0x70767058
+"""fwmark, and conntrack mark of TCP, of what programs send that are excluded; only our own chains may set it."""
 
 TABLE: Final = 28790
 PROTOCOL: Final = 118
@@ -33,6 +35,10 @@ PREFERENCE_ALLOWED: Final = 5203
 PREFERENCE_DHCP: Final = 5204
 PREFERENCE_ANSWER: Final = 5205
 """What a UDP server of `--inbound` answers may have no address of its own yet, either."""
+PREFERENCE_EXCLUDED: Final = 5206
+"""What carries EXCLUDED goes by the machine's own routes …"""
+PREFERENCE_USER: Final = 5207
+"""… and what an excluded user sends even before it carries that, so that it gets an address of the machine."""
 PREFERENCE_UNBOUND: Final = 5210
 """… and what has no address of its own yet, or the TUN's, goes into the TUN, marked or not."""
 PREFERENCE_NO_ROUTE: Final = 40000

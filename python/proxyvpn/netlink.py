@@ -22,6 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from proxyvpn.errors import KernelError, PrivilegeMissing
 from proxyvpn.mark import (
     DIRECT,
+    EXCLUDED,
     LINK_ALIAS,
     LINK_MTU,
     LINK_NUMBERS,
@@ -34,11 +35,13 @@ from proxyvpn.mark import (
     PREFERENCE_ATTACHED,
     PREFERENCE_DHCP,
     PREFERENCE_DIRECT,
+    PREFERENCE_EXCLUDED,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
     PREFERENCE_POOL,
     PREFERENCE_STRAY,
     PREFERENCE_UNBOUND,
+    PREFERENCE_USER,
     PROTOCOL,
     TABLE,
     UNREACHABLE_METRIC,
@@ -53,7 +56,7 @@ _IFF_UP: Final = 1
 _FIND_SOURCE: Final = 0x10000
 """FIB_RULE_FIND_SADDR of linux/fib_rules.h."""
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
-_NARROWING: Final = ("ip_proto", "sport_range", "dport_range")
+_NARROWING: Final = ("ip_proto", "sport_range", "dport_range", "uid_range")
 """What tells rules of one preference apart, beside their networks."""
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -259,6 +262,8 @@ def _rule(step: Rule) -> dict[str, Any]:
             "sport_range": f"{step.port}:{step.port}",
             "table": _MAIN,
         },
+        PREFERENCE_EXCLUDED: {"fwmark": EXCLUDED, "fwmask": MASK, "table": _MAIN},
+        PREFERENCE_USER: {"FRA_UID_RANGE": f"{step.user}:{step.user}", "table": _MAIN},
         PREFERENCE_UNBOUND: {**_network(step, "src"), "table": TABLE, **_find_source(step)},
         PREFERENCE_NO_ROUTE: {**_what_for(step), "table": TABLE},
     }
@@ -298,7 +303,8 @@ def _rule_line(version: int, message: dict[str, Any]) -> str:
         network = _network_found(message, "src" if preference == PREFERENCE_UNBOUND else "dst")
         ports = {PREFERENCE_ANSWER: "sport_range", PREFERENCE_NO_ROUTE: "dport_range"}.get(preference)
         port = int(((_get(message, ports) if ports else None) or "0:0").partition(":")[0])
-        return Rule(version, preference, _get(message, "iifname") or "", network, port).line
+        user = int((_get(message, "uid_range") or "0:0").partition(":")[0])
+        return Rule(version, preference, _get(message, "iifname") or "", network, port, user).line
     except KeyError:  # of another version of ours
         return f"ip -{version} rule add pref {preference} protocol {PROTOCOL}"
 

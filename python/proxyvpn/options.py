@@ -58,6 +58,8 @@ class Typed:
     allow_dns: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
     inbound: tuple[str, ...] = ()
+    exclude_user: tuple[str, ...] = ()
+    exclude_cgroup: tuple[str, ...] = ()
     killswitch: bool = False
     confirm: int | None = None
     script: Script | None = None
@@ -94,6 +96,9 @@ class Options:
     bypass: tuple[IPNetwork, ...] = ()
     inbound: tuple[int, ...] = ()
     """UDP ports."""
+    exclude_users: tuple[str, ...] = ()
+    exclude_cgroups: tuple[str, ...] = ()
+    """As they were typed: what they mean is looked up when it is needed (exclusion.py)."""
     killswitch: bool = False
     confirm: int = 0
     """Seconds after which all is undone unless it is confirmed; 0: never."""
@@ -135,6 +140,8 @@ def read(typed: Typed, environ: Mapping[str, str]) -> Options:
         allow_dns=tuple(resolvers.parse_address(text, "--allow-dns") for text in typed.allow_dns),
         bypass=tuple(dict.fromkeys(_network(text) for text in typed.bypass)),
         inbound=inbound,
+        exclude_users=tuple(dict.fromkeys(typed.exclude_user)),
+        exclude_cgroups=tuple(dict.fromkeys(typed.exclude_cgroup)),
         killswitch=typed.killswitch,
         confirm=typed.confirm or 0,
         script=typed.script,

@@ -25,6 +25,7 @@ from proxyvpn import chains, ruleset
 from proxyvpn.errors import KernelError
 from proxyvpn.mark import (
     DIRECT,
+    EXCLUDED,
     LINK_MTU,
     LINK_QUEUE,
     MARK,
@@ -37,11 +38,13 @@ from proxyvpn.mark import (
     PREFERENCE_ATTACHED,
     PREFERENCE_DHCP,
     PREFERENCE_DIRECT,
+    PREFERENCE_EXCLUDED,
     PREFERENCE_MARK,
     PREFERENCE_NO_ROUTE,
     PREFERENCE_POOL,
     PREFERENCE_STRAY,
     PREFERENCE_UNBOUND,
+    PREFERENCE_USER,
     PROTOCOL,
     TABLE,
     TUN4,
@@ -180,13 +183,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A routing rule with one of our preferences: of what came in by a link, or from or to a network."""
+    """A routing rule with one of our preferences: of what came in by a link, from or to a network, or of a user."""
 
     version: int
     preference: int
     ifname: str = ""
     network: IPNetwork | None = None
     port: int = 0
+    user: int = 0
 
     @property
     def text(self) -> str:
@@ -199,6 +203,8 @@ class Rule:
             PREFERENCE_ALLOWED: f"to {self.network} lookup main",
             PREFERENCE_DHCP: "ipproto udp sport 68 dport 67 lookup main",
             PREFERENCE_ANSWER: f"ipproto udp sport {self.port} lookup main",
+            PREFERENCE_EXCLUDED: f"fwmark {EXCLUDED:#x}/{MASK:#x} lookup main",
+            PREFERENCE_USER: f"uidrange {self.user}-{self.user} lookup main",
             PREFERENCE_UNBOUND: f"from {self.network} lookup {TABLE}",
             PREFERENCE_NO_ROUTE: f"ipproto {f'udp dport {self.port}' if self.port else 'tcp'} lookup {TABLE}",
         }[self.preference]
@@ -288,7 +294,8 @@ def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:
     get (FIB_RULE_FIND_SADDR, for which ip(8) has no word).
     """
     resolvers = () if tunnel.captures_names else tunnel.resolvers
-    networks = [*(ip_network(each.address) for each in tunnel.proxies), *map(ip_network, resolvers)]
+    elsewhere = (each.address for each in tunnel.proxies if not each.address.is_loopback)
+    networks = [*map(ip_network, elsewhere), *map(ip_network, resolvers)]
     allowed = sorted({each for each in networks if each.version == version}, key=str)
     bypass = collapsed(tunnel.bypass, version)
     sources = (ip_network("0.0.0.0/32"), ip_network(TUN4)) if version == 4 else (ip_network(TUN6),)
@@ -296,6 +303,8 @@ def unbound(tunnel: Tunnel, version: int) -> tuple[Rule, ...]:
         *(Rule(version, PREFERENCE_ALLOWED, network=each) for each in dict.fromkeys((*allowed, *bypass))),
         *((Rule(version, PREFERENCE_DHCP),) if version == 4 else ()),
         *(Rule(version, PREFERENCE_ANSWER, port=each) for each in tunnel.inbound),
+        *((Rule(version, PREFERENCE_EXCLUDED),) if tunnel.excludes else ()),
+        *(Rule(version, PREFERENCE_USER, user=each) for each in tunnel.excluded_users),
         *(Rule(version, PREFERENCE_UNBOUND, network=each) for each in sources),
     )
 

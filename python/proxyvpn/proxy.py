@@ -79,23 +79,12 @@ def parse(url: str, user: str | None = None, password: str | None = None) -> Pro
 
 def refuse_address(address: IPv4Address | IPv6Address, proxy: str) -> None:
     """Raise UsageError when a proxy cannot be used at `address`; `proxy` is its printed form."""
-    if address.is_loopback or address.is_unspecified:
-        raise on_this_machine(proxy)
-    if address.is_multicast or address == IPv4Address("255.255.255.255"):
+    if address.is_unspecified or address.is_multicast or address == IPv4Address("255.255.255.255"):
         raise UsageError(f"{proxy} cannot be a proxy", f"{address} is not the address of one machine", EXAMPLE)
     if isinstance(address, IPv6Address) and address.is_link_local:
         raise UsageError(
             f"{proxy} cannot be used", "link-local addresses are not possible so far", "give the proxy's global address"
         )
-
-
-def on_this_machine(proxy: str) -> UsageError:
-    """Give the error for a proxy that runs where its own connections would be captured."""
-    return UsageError(
-        f"the proxy {proxy} runs on this machine",
-        "its own connections to the world would be captured and sent back to it, for ever",
-        "use a proxy on another machine, or run it in a network namespace of its own",
-    )
 
 
 def split_user(text: str) -> tuple[str, str | None]:
@@ -109,7 +98,7 @@ def host_and_port(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]+)", text)
     if found is None:
         raise UsageError("this is not a host and a port", _printable(text))
-    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3])
+    return _host(found[2]) if found[1] is None else _ipv6(found[1]), _port(found[3], 0)
 
 
 def _scheme(url: str) -> tuple[str, str]:

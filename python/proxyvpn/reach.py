@@ -18,7 +18,7 @@ from typing import Final
 
 from proxyvpn.errors import ProxyUnreachable, ProxyvpnError
 from proxyvpn.plan import Endpoint, IPAddress
-from proxyvpn.proxy import Proxy, on_this_machine, refuse_address
+from proxyvpn.proxy import Proxy, refuse_address
 from proxyvpn.tunnel import MOST_PROXIES
 
 LIMIT: Final = 10.0
@@ -138,9 +138,9 @@ def attempt(places: tuple[Place, ...], stop: int, limit: float = LIMIT) -> Place
             for fd in [fd for fd in waiting if fd in ready]:
                 place, sock = waiting.pop(fd)
                 problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if not problem:
-                    return _reached(place, sock)
                 sock.close()
+                if not problem:
+                    return place
                 reasons.append(f"{place.endpoint.address}: {os.strerror(problem)}")
     finally:
         for _, sock in waiting.values():
@@ -167,14 +167,6 @@ def _begin_connect(endpoint: Endpoint) -> tuple[socket.socket | None, str]:
         sock.close()
         return None, error.strerror or str(error)
     return sock, ""
-
-
-def _reached(place: Place, sock: socket.socket) -> Place:
-    """Refuse a proxy on an address of this machine."""
-    with sock:
-        if sock.getsockname()[0] == sock.getpeername()[0]:
-            raise on_this_machine(str(place.proxy))
-    return place
 
 
 def _wait(wanted: dict[int, int], deadline: float, stop: int) -> set[int]:

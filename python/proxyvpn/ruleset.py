@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from proxyvpn.mark import DIRECT, INBOUND, MARK, NFT_TABLE, POOL4, POOL6, TUN4, TUN6
+from proxyvpn.mark import DIRECT, EXCLUDED, INBOUND, MARK, NFT_TABLE, POOL4, POOL6, TUN4, TUN6
 from proxyvpn.tunnel import Connection, Endpoint, Host, IPAddress, IPNetwork, Tunnel, collapsed
 
 _SYN_ACK: Final = "tcp flags & (fin | syn | rst | ack) == syn | ack"
@@ -34,6 +34,7 @@ _IN: Final = f"ct mark {INBOUND:#x}"
 _CAPTURED: Final = f"ct mark {MARK:#x}"
 _CAPTURE: Final = f"ct mark set {MARK:#x} meta mark set {MARK:#x}"
 _DIRECT: Final = f"meta mark {DIRECT:#x}"
+_EXCLUDED: Final = f"meta mark {EXCLUDED:#x}"
 _DNS: Final = "meta l4proto { tcp, udp } th dport 53"
 _ELEMENTS_PER_LINE: Final = 4
 _OWN: Final = "fib saddr type != unicast"
@@ -151,6 +152,8 @@ def _inet(tunnel: Tunnel, host: Host, filled: dict[str, tuple[str, ...]]) -> lis
     guard = _guard(tunnel, host) if closed else _guard_open(tunnel, host)
     lines += _chain("refuse", "type filter hook output priority filter; policy accept;", refuse)
     lines += _chain("guard", f"type filter hook postrouting priority filter; policy {policy};", guard)
+    if closed and tunnel.excluded_cgroups:
+        lines += _chain("source", "type nat hook postrouting priority srcnat; policy accept;", _source(host))
     return [*lines, "}"]
 
 
@@ -233,6 +236,7 @@ def _arrivals(tunnel: Tunnel, host: Host) -> list[str]:
 def _capture(tunnel: Tunnel, host: Host) -> list[str]:
     """TCP that this machine originates, and its DNS, where that is ours."""
     return [
+        *_leave_alone(tunnel, host),
         _of_no_interest(tunnel),
         'oifname "lo" return',
         *_only_dns_of_udp(tunnel),
@@ -249,6 +253,35 @@ def _capture(tunnel: Tunnel, host: Host) -> list[str]:
         *_both(host, "{ip} daddr @bypass{v} return"),
         _CAPTURE,
     ]
+
+
+def _leave_alone(tunnel: Tunnel, host: Host) -> list[str]:
+    """What excluded programs send, whatever it is; only here can a packet's program be asked for.
+
+    A socket that is closed, or that the kernel keeps only for its last words, has no program any more: of TCP, the
+    connection's mark then says whose it was. A SYN always has one, so that no other program inherits that mark.
+    """
+    if not tunnel.excludes:
+        return []
+    by = [f"meta skuid {{ {_listed(tunnel.excluded_users)} }}"] if tunnel.excluded_users else []
+    for path in tunnel.excluded_cgroups:
+        if path not in host.cgroups_gone:
+            place = f"{host.cgroup_place}/" if host.cgroup_place else ""
+            by.append(f'socket cgroupv2 level {path.count("/") + 1} "{place}{path}"')
+    return [
+        f"{_EXCLUDED} meta mark set 0",
+        'oifname "lo" return',
+        *(f"{each} ct mark set {EXCLUDED:#x} meta mark set {EXCLUDED:#x} return" for each in by),
+        f"ct mark {EXCLUDED:#x} tcp flags & (syn | ack) != syn meta mark set {EXCLUDED:#x} return",
+    ]
+
+
+def _source(host: Host) -> list[str]:
+    """An excluded program that is known by its cgroup got the TUN's address: no routing rule can ask for a cgroup."""
+    return _both(
+        host,
+        f'{_EXCLUDED} oifname != {{{{ "lo", "{host.ifname}" }}}} {{ip}} saddr @tun{{v}} masquerade',
+    )
 
 
 def _of_no_interest(tunnel: Tunnel) -> str:
@@ -285,6 +318,8 @@ def _refuse(tunnel: Tunnel, host: Host) -> list[str]:
         'oifname "lo" return',
         *_circles(host),
         *_strayed(tunnel, host, "reject with icmpx type port-unreachable"),
+        *_turned_back(tunnel, host),
+        *([f"{_EXCLUDED} return"] if tunnel.excludes else []),
         f"meta l4proto tcp meta mark {MARK:#x} return",
         *([f"udp dport 53 meta mark {MARK:#x} return"] if tunnel.captures_names else []),
         f"{_IN} return",
@@ -309,6 +344,7 @@ def _guard(tunnel: Tunnel, host: Host) -> list[str]:
         f'iifname "{host.ifname}" ct direction reply accept',
         f'meta mark {MARK:#x} counter name "dropped" drop',
         f"{_IN} accept",
+        *([f"{_EXCLUDED} accept"] if tunnel.excludes else []),
         *_answers(tunnel.inbound, "accept"),
         *_allowed(tunnel, host, "accept"),
         'counter name "dropped" drop',
@@ -347,9 +383,17 @@ def _resolvers(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
 
 
 def _into_tun(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
-    """What may enter the TUN."""
+    """What may enter the TUN: nothing of excluded programs, whose traffic would come back to them."""
+    circling = [f'oifname "{host.ifname}" {_EXCLUDED} counter name "dropped" drop'] if tunnel.excludes else []
     dns = [f'oifname "{host.ifname}" udp dport 53 {verdict}'] if tunnel.captures_names else []
-    return [f'oifname "{host.ifname}" meta l4proto tcp {verdict}', *dns]
+    return [*(circling if verdict == "accept" else []), f'oifname "{host.ifname}" meta l4proto tcp {verdict}', *dns]
+
+
+def _turned_back(tunnel: Tunnel, host: Host) -> list[str]:
+    """A virtual address that an excluded program was told by another (a stub resolver) leads it nowhere."""
+    if not tunnel.excludes:
+        return []
+    return _pool(tunnel, host, _EXCLUDED, 'counter name "dropped" reject with icmpx type port-unreachable')
 
 
 def _strayed(tunnel: Tunnel, host: Host, verdict: str) -> list[str]:
@@ -383,6 +427,7 @@ def _refuse_open(tunnel: Tunnel, host: Host) -> list[str]:
     return [
         *_circles(host),
         *_strayed(tunnel, host, "reject with icmpx type port-unreachable"),
+        *_turned_back(tunnel, host),
         *_into_tun(tunnel, host, "return")[1:],
         f'oifname "{host.ifname}" meta l4proto != tcp counter name "dropped" reject with icmpx type port-unreachable',
     ]

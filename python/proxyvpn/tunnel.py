@@ -6,6 +6,7 @@ and from constants, and from nothing else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
@@ -17,12 +18,17 @@ from proxyvpn.mark import POOL4, POOL6, TUN4, TUN6
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-MOST_PROXIES: Final = 8
+MOST_PROXIES: Final = 32
 MOST_RESOLVERS: Final = 8
 MOST_BYPASS: Final = 64
 MOST_INBOUND: Final = 15
 """As many as one rule of iptables' multiport takes."""
 MOST_QUEUES: Final = 4
+MOST_EXCLUDED: Final = 8
+MOST_UID: Final = 2**32 - 2
+MOST_PATH: Final = 400
+_PART: Final = re.compile(r"[A-Za-z0-9_.:@\\-]{1,255}", re.ASCII)
+"""One part of a cgroup's path: what systemd and container engines use, a backslash among it."""
 NAMES: Final = ("direct", "virtual", "proxy")
 """Who answers DNS: the resolvers, past the tunnel; the worker, with virtual addresses; resolvers behind the proxy."""
 DNS: Final = 53
@@ -30,13 +36,14 @@ DNS: Final = 53
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a proxy listens: one address, one TCP port (1 to 65535)."""
+    """Where a proxy listens: one address, one TCP port (1 to 65535). It may be one of this machine."""
 
     address: IPAddress
     port: int
 
     def __post_init__(self) -> None:
-        _check_host(self.address, "proxy")
+        if not self.address.is_loopback:
+            _check_host(self.address, "proxy")
         if isinstance(self.address, IPv4Address) and self.address.is_link_local:
             raise UsageError(f"{self.address} cannot be a proxy", "it is a link-local address")
         check_port(self.port, "TCP")
@@ -61,6 +68,9 @@ class Tunnel:
     """One of NAMES. In all but the first, DNS (port 53) is captured, and goes to `resolvers` by dial() only."""
     pac: bool = False
     """A script decides what goes past the proxies: the helper may be asked to dial() any host."""
+    excluded_users: tuple[int, ...] = ()
+    excluded_cgroups: tuple[str, ...] = ()
+    """Whose programs are left alone, whatever they send. A cgroup is a path without a slash before it (cgroups.py)."""
 
     def __post_init__(self) -> None:
         if not self.proxies:
@@ -79,6 +89,7 @@ class Tunnel:
             check_port(port, "UDP")
         if not 1 <= self.queues <= MOST_QUEUES:
             raise UsageError(f"{self.queues} is not a number of queues", "", f"1 to {MOST_QUEUES} are possible")
+        _check_excluded(self.excluded_users, self.excluded_cgroups)
         if self.names not in NAMES:
             raise UsageError("that is no way to answer names", "", f"the ways are {', '.join(NAMES)}")
 
@@ -86,6 +97,11 @@ class Tunnel:
     def captures_names(self) -> bool:
         """Say whether DNS goes into the TUN."""
         return self.names != "direct"
+
+    @property
+    def excludes(self) -> bool:
+        """Say whether there are programs to be left alone."""
+        return bool(self.excluded_users or self.excluded_cgroups)
 
     def may_dial(self, address: IPAddress, port: int) -> bool:
         """Say whether the helper may connect there past the tunnel, for the worker."""
@@ -122,6 +138,24 @@ class Host:
     earlier: tuple[Connection, ...] = ()
     opened_here: tuple[Connection, ...] = ()
     timeouts: bool = True
+    cgroup_place: str = ""
+    """Where below /sys/fs/cgroup the tree is: cgroups.place()."""
+    cgroups_gone: tuple[str, ...] = ()
+    """Excluded ones that are not there at the moment: a service that is stopped, say."""
+
+
+def _check_excluded(users: tuple[int, ...], groups: tuple[str, ...]) -> None:
+    """Raise UsageError for who cannot be excluded; a path becomes text of a ruleset, so it may hold little."""
+    _check_number(users, MOST_EXCLUDED, "excluded users")
+    _check_number(groups, MOST_EXCLUDED, "excluded cgroups")
+    for user in users:
+        if not 1 <= user <= MOST_UID:
+            what = "root cannot be excluded" if user == 0 else f"{user} is no user"
+            raise UsageError(what, "", "exclude the cgroup of the program that is meant: --exclude-cgroup")
+    for group in groups:
+        parts = group.split("/")
+        if len(group) > MOST_PATH or not all(_PART.fullmatch(part) and set(part) != {"."} for part in parts):
+            raise UsageError("an excluded cgroup is not a path without a slash before it, of ordinary letters")
 
 
 def check_port(port: int, kind: str) -> None:

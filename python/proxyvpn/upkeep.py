@@ -10,6 +10,7 @@ repairs within WINDOW there is one a second, and one line a minute.
     rule, route, address removed    rtnetlink's news             the step again
     TUN set down or removed         rtnetlink's news             up again, or made again on the same queues
     default route changed           rtnetlink's news             nothing depends on it; it is said
+    excluded cgroup made anew       a look four times a second   the whole ruleset: it knows a cgroup by its number
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST: Final = 10
 WINDOW: Final = 10.0
+GLANCE: Final = 0.25
+"""Seconds between two looks at the excluded cgroups: until it is seen, a restarted service's traffic is captured."""
 PAUSE: Final = 1.0
 """Seconds between two repairs in a fight, and between two looks where there is no news."""
 QUIET: Final = 60.0
@@ -78,6 +81,8 @@ class Upkeep:
         self._problem: dict[str, str] = {}
         self._retry_at = {"firewall": 0.0, "routes": 0.0}
         self._look_at = 0.0
+        self._cgroups: tuple[int, ...] = ()
+        self._glance_at = 0.0
 
     def begin(self, tunnel: plan.Tunnel, host: plan.Host) -> None:
         """Keep it as it is now; again after each change of our own."""
@@ -87,6 +92,7 @@ class Upkeep:
         self._suspect = {"firewall": not self._held, "routes": True}
         self._defaults = self._kernel.defaults()
         self._look_at = self._clock() + PAUSE
+        self._cgroups = self._kernel.cgroups(tunnel)
 
     def end(self) -> None:
         """Keep nothing any more."""
@@ -99,6 +105,7 @@ class Upkeep:
         now = self._clock()
         waits = [self._wait(kind, now) for kind, suspect in self._suspect.items() if suspect]
         waits += [] if self._kernel.is_watched() else [max(0.0, self._look_at - now)]
+        waits += [max(0.0, self._glance_at - now)] if self._wanted[0].excluded_cgroups else []
         return min(waits, default=None)
 
     def look(self) -> None:
@@ -110,6 +117,9 @@ class Upkeep:
         self._by = news.by or self._by
         if not self._kernel.is_watched() and now >= self._look_at:
             self._suspect["firewall"], self._look_at = True, now + PAUSE
+        if self._wanted[0].excluded_cgroups and now >= self._glance_at:
+            self._glance_at = now + GLANCE
+            self._suspect["firewall"] |= self._cgroups != self._kernel.cgroups(self._wanted[0])
         self._suspect["firewall"] |= news.firewall
         self._suspect["routes"] |= news.routes
         for kind, mend in (("firewall", self._mend_firewall), ("routes", self._mend_routes)):
@@ -153,13 +163,17 @@ class Upkeep:
 
     def _mend_firewall(self, tunnel: plan.Tunnel, host: plan.Host) -> str:
         """Put the ruleset back, with the connections that came in by now; give what to say, empty when all is well."""
-        found = self._kernel.loaded()
-        if found and found == self._held:
+        found, numbers = self._kernel.loaded(), self._kernel.cgroups(tunnel)
+        moved, self._cgroups = numbers != self._cgroups, numbers
+        if found and found == self._held and not moved:
             return ""
         for step in plan.firewall(tunnel, dataclasses.replace(host, earlier=self._kernel.earlier())):
             self._kernel.restore(step)
         self._held = self._kernel.loaded()
         self._suspect["firewall"] = not self._held
+        if moved:
+            there = ", ".join(each for each, number in zip(tunnel.excluded_cgroups, numbers, strict=True) if number)
+            return f"an excluded cgroup has ended or begun; left alone are now: {there or 'none'}"
         return f"the firewall was {'changed' if found else 'removed'}{self._who()} and is put back"
 
     def _mend_routes(self, tunnel: plan.Tunnel, host: plan.Host) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxyvpn import privilege, reach, token_source
+from proxyvpn import exclusion, privilege, reach, token_source
 from proxyvpn.children import Helper, Worker
+from proxyvpn.exclusion import NOBODY, Excluded
 from proxyvpn.mark import LINK_NUMBERS, LINK_PREFIX
 from proxyvpn.options import Options
 from proxyvpn.pac import evaluator, source
@@ -65,6 +66,8 @@ class World:
     """A terminal on which Enter may be typed; -1: none."""
     remote: bool = False
     """Whether whoever typed `up` came in by SSH."""
+    exclude: Callable[[Options, tuple[Place, ...]], Excluded] = lambda *_: NOBODY
+    """Who is to be left alone: whom the options name, and proxies on this machine."""
     ticket: bool = False
     """Whether there may be a Kerberos ticket to show to a proxy."""
 
@@ -90,6 +93,7 @@ def real(say: Callable[[str], None], ready: Callable[[str], None]) -> World:
         stop=catch_signals(),
         terminal=0 if os.isatty(0) else -1,
         remote=came_by_ssh(environ, ancestors(os.getppid())),
+        exclude=exclude,
         ticket=token_source.may_have_ticket(environ, os.geteuid(), read_text("/etc/krb5.conf"), os.path.exists),
     )
 
@@ -100,6 +104,12 @@ def providers(options: Options, environ: Mapping[str, str], say: Callable[[str],
     if options.script is not None:
         found[source.KIND] = source.Source(options.script, options.proxies, evaluator.starter(environ), say)
     return found
+
+
+def exclude(options: Options, places: tuple[Place, ...]) -> Excluded:
+    """Find out who is to be left alone. Raises UsageError."""
+    proxies = ((str(place.proxy), place.endpoint) for place in places)
+    return exclusion.find(options.exclude_users, options.exclude_cgroups, proxies)
 
 
 def came_by_ssh(environ: Mapping[str, str], programs: tuple[str, ...]) -> bool:

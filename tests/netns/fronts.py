@@ -1,4 +1,4 @@
-"""haproxy in `mid`, which speaks TLS with `host` and passes what is inside on to a proxy beside it."""
+"""haproxy or stunnel in `mid`, which speak TLS with `host` and pass what is inside on to a proxy beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.netns.certificates import Certificate
 from tests.netns.namespaces import Namespace, end
 from tests.netns.rig import MID4, MID6
 
-FRONT = 3443
+FRONT, STUNNEL = 3443, 3447
 
 _CONF = """
 global
@@ -28,6 +28,18 @@ listen front
   bind :::{port} v4v6 ssl crt {certificate} {more}
   log-format "%ci %[ssl_fc_protocol] %[ssl_fc_cipher] resumed=%[ssl_fc_is_resumed] sni=%[ssl_fc_sni]"
   server behind {MID4}:{behind}
+"""
+_STUNNEL_CONF = """
+foreground = quiet
+output = {home}/log.out
+pid =
+[proxy]
+accept = :::{port}
+connect = {MID4}:{behind}
+cert = {certificate.chain}
+key = {certificate.key}
+CAfile = {authority}
+verifyChain = yes
 """
 
 
@@ -59,5 +71,23 @@ def front(mid: Namespace, certificate: Certificate, behind: int, more: str = "",
     try:
         mid.wait_for_port(MID4, port)
         yield Front(port, log)
+    finally:
+        end(process)
+
+
+@contextlib.contextmanager
+def stunnel(
+    mid: Namespace, certificate: Certificate, authority: Path, behind: int, port: int = STUNNEL
+) -> Iterator[Front]:
+    """Run stunnel in front of port `behind`, for those with a certificate of the authority's."""
+    home = Path(tempfile.mkdtemp(prefix="stunnel-", dir=mid.home))
+    conf = _STUNNEL_CONF.format(
+        home=home, port=port, behind=behind, certificate=certificate, authority=authority, MID4=MID4
+    )
+    (home / "stunnel.conf").write_text(conf)
+    process = mid.start("stunnel4", str(home / "stunnel.conf"))
+    try:
+        mid.wait_for_port(MID4, port)
+        yield Front(port, home / "log.out")
     finally:
         end(process)

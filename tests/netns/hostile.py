@@ -40,6 +40,9 @@ TUNNEL: Final[dict[str, Any]] = {
     "queues": 2,
     "inbound": [],
     "names": "direct",
+    "pac": False,
+    "excluded_users": [],
+    "excluded_cgroups": [],
 }
 OPEN: Final[dict[str, Any]] = {"is": "Open", "version": 1, "tunnel": TUNNEL}
 UPDATE: Final[dict[str, Any]] = {"is": "Update", "resolvers": [RESOLVER], "proxies": TUNNEL["proxies"]}
@@ -207,6 +210,17 @@ _WRONG_TUNNELS: Final[dict[str, tuple[Any, ...]]] = {
         list(range(1000, 1400)),
     ),
     "names": (None, "", "Direct", "virtual ", "proxy\n", 1, b"direct", True, [], {}, ["virtual"]),
+    "pac": (0, 1, "false", None, b"", [], {}),
+    "excluded_users": (
+        *(None, {}, "", 13, [None], [0], [-1], [2**32 - 1], [2**64 - 1], [True], ["13"], [13.0], [b"13"], [[13]]),
+        list(range(1, 10)),
+    ),
+    "excluded_cgroups": (
+        *(None, {}, "", "a", [None], [""], ["/"], ["."], [".."], ["/a"], ["a/"], ["a//b"], ["a/../b"], ["a/./b"]),
+        *(['a"'], ["a\n"], ["a\0"], ["a b"], ["a*"], ["ä"], ["a;flush ruleset"], ["x" * 300], ["a/" * 300 + "a"], [1]),
+        *([b"a"], [["a"]], list("abcdefghi")),
+        *(["system.slice/no-such-thing.service"], ["../../proc/self"]),
+    ),
     "proxies": (
         *([], None, {}, "", 1, [None], [[]], [PROXY], [{}], ENDPOINT),
         *([ENDPOINT] * 9, [ENDPOINT] * 400, [{**ENDPOINT, "scheme": "http"}], [{"address": PROXY}], [{"port": 1}]),
@@ -223,14 +237,16 @@ _WRONG_TUNNELS: Final[dict[str, tuple[Any, ...]]] = {
     ),
 }
 _WRONG_ADDRESSES: Final[tuple[Any, ...]] = (
-    *("127.0.0.1", "127.255.255.254", "0.0.0.0", "255.255.255.255", "224.0.0.1", "239.255.255.255"),
-    *("::", "::1", "ff02::1", "ff0e::1", "fe80::1", "fe80::1%up0", f"{PROXY6}%up0", f"{PROXY6}%; flush ruleset"),
+    *("0.0.0.0", "255.255.255.255", "224.0.0.1", "239.255.255.255"),
+    *("::", "ff02::1", "ff0e::1", "fe80::1", "fe80::1%up0", f"{PROXY6}%up0", f"{PROXY6}%; flush ruleset"),
     *(str(ip_address("::ffff:10.98.0.1")), "::ffff:10.98.0.1", "::ffff:a62:1", "198.18.0.1", "fd70:7670:6e::1"),
     *("proxy.example", "localhost", "", " ", f"{PROXY}\n", f" {PROXY}", f"{PROXY}\0", f"{PROXY}/32", f"{PROXY}:3128"),
     *("10.98.0.01", "10.98.1", "0x0a620001", "174194689", "FD98::1", "fd98:0::1", f"[{PROXY6}]", "１０.98.0.1"),
     *("10.98.0.1; flush ruleset", 'include "/etc/shadow"', "10.98.0.1 }", "x" * 9000),
     *(None, 174194689, b"\x0a\x62\x00\x01", 1.0, True, [], {}),
 )
+_LOOPBACK: Final = ("127.0.0.1", "127.255.255.254", "::1")
+"""Where a proxy may be, and a resolver to be let past may not."""
 _WRONG_PROXIES: Final = ("169.254.0.1",)
 _WRONG_PORTS: Final[tuple[Any, ...]] = (0, -1, 65536, 2**31, 2**63, 2**64 - 1, 1.0, True, "3128", None, b"", [], {})
 _WRONG_NETWORKS: Final[tuple[Any, ...]] = (
@@ -259,7 +275,7 @@ def in_fresh() -> Iterator[Row]:
         yield _open(f"a tunnel without {field}", {"tunnel": without})
     for address in (*_WRONG_ADDRESSES, *_WRONG_PROXIES):
         yield _tunnel(f"the proxy {address!r}", {"proxies": [{"address": address, "port": 3128}]})
-    for address in _WRONG_ADDRESSES:
+    for address in (*_LOOPBACK, *_WRONG_ADDRESSES):
         yield _tunnel(f"the resolver {address!r}", {"resolvers": [RESOLVER, address]})
     for port in _WRONG_PORTS:
         yield _tunnel(f"the port {port!r}", {"proxies": [{"address": PROXY, "port": port}]})

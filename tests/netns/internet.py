@@ -1,4 +1,7 @@
-"""Real servers in `world`: nginx with http, https and files, dnsmasq, sshd, and the raw TCP and UDP peer."""
+"""Real servers in `world`: nginx with http, https and files, dnsmasq, sshd, and the raw TCP and UDP peer.
+
+world.test and every name below it is theirs.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.netns import peer, wait
+from tests.netns.certificates import authority
 from tests.netns.namespaces import Namespace, end, family_of
 from tests.netns.rig import MID4, RESOLVER4, RESOLVER6, WORLD4, WORLD6
 
@@ -28,7 +32,7 @@ http {{
   scgi_temp_path {home}/s;
   server {{
     listen 80 backlog=16384; listen [::]:80 backlog=16384; listen 443 ssl; listen [::]:443 ssl;
-    ssl_certificate {home}/cert.pem; ssl_certificate_key {home}/key.pem; root {home}/www;
+    ssl_certificate {certificate.chain}; ssl_certificate_key {certificate.key}; root {home}/www;
   }}
 }}
 """
@@ -66,7 +70,7 @@ def internet(world: Namespace) -> Iterator[Internet]:
             world.wait_for_port(WORLD4, port)
         world.wait_for_port(RESOLVER4, 53)
         wait.for_line(home / "peer.out", "ready")
-        yield Internet(home / "www", home / "peer.out", home / "dns.log", home / "cert.pem", home / "user_key")
+        yield Internet(home / "www", home / "peer.out", home / "dns.log", home / "ca" / "ca.pem", home / "user_key")
     finally:
         for child in children:
             end(child)
@@ -75,25 +79,9 @@ def internet(world: Namespace) -> Iterator[Internet]:
 def _nginx(world: Namespace, home: Path) -> subprocess.Popen[bytes]:
     (home / "www").mkdir()
     (home / "www" / "index.html").write_text(PAGE)
-    (home / "nginx.conf").write_text(_NGINX_CONF.format(home=home))
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *(
-                "-days",
-                "2",
-                "-keyout",
-                str(home / "key.pem"),
-                "-out",
-                str(home / "cert.pem"),
-                "-subj",
-                "/CN=world.test",
-            ),
-            *("-addext", f"subjectAltName=DNS:world.test,IP:{WORLD4},IP:{WORLD6}"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    names = ("DNS:world.test", "DNS:*.world.test", f"IP:{WORLD4}", f"IP:{WORLD6}")
+    certificate = authority(home / "ca", "tests of proxyvpn").issue("world.test", *names)
+    (home / "nginx.conf").write_text(_NGINX_CONF.format(home=home, certificate=certificate))
     return world.start("nginx", "-c", str(home / "nginx.conf"), "-e", str(home / "error.log"))
 
 

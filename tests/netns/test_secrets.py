@@ -165,7 +165,7 @@ def test_password_is_in_no_error_and_no_traceback(
 
 BAD_URLS = (
     *("http://ann:{0}@", "http://ann:{0}@:3128", "http://ann:{0}@10.71.0.1:99999", "ftp://ann:{0}@10.71.0.1"),
-    *("http://ann:{0}@10.71.0.1:3128/path", "http://ann:{0}@127.0.0.1:3128", "ann:{0}@10.71.0.1"),
+    *("http://ann:{0}@10.71.0.1:3128/path", "http://ann:{0}@0.0.0.0:3128", "ann:{0}@10.71.0.1"),
     *("http://ann:{0}@[::1", "http://ann:{0}\r\nX: y@10.71.0.1:3128", "http://ann:{0}@10.71.0.1:1"),
     *("http://ann:{0}%zz@no.such.host.invalid:3128", "socks5://ann:{0}@10.71.0.1:1080"),
 )

@@ -7,6 +7,7 @@ mod authenticating;
 mod authority;
 mod balancing;
 mod by_hand;
+mod by_script;
 mod carrying;
 mod closing;
 mod counters;

@@ -20,7 +20,7 @@ use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
 use _tunstack::upstream::Upstream;
 use _tunstack::upstreams::{Proxy, Upstreams};
-use _tunstack::wishes::{Inbox, Outbox, Wishes};
+use _tunstack::wishes::{Grant, Inbox, Outbox, Wishes};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
@@ -216,18 +216,28 @@ impl World {
 
     /// Take the next wish for a token, which is `content`; give its number.
     pub fn wish(&mut self, content: &[u8]) -> u64 {
+        self.wish_for("token", content)
+    }
+
+    /// Take the next wish, which is for a `kind` and says this; give its number.
+    pub fn wish_for(&mut self, kind: &str, content: &[u8]) -> u64 {
         let mut taken = Vec::new();
         self.until("a wish", |world| {
             taken = world.outside.wishes.take(1);
             !taken.is_empty()
         });
-        assert_eq!((taken[0].kind, taken[0].content.as_slice()), ("token", content));
+        assert_eq!((taken[0].kind, taken[0].content.as_slice()), (kind, content));
         taken[0].number
     }
 
     /// Answer wish `number`.
     pub fn grant(&mut self, number: u64, content: &[u8]) {
-        self.outside.grants.put(number, Ok((content.to_vec(), None)));
+        self.give(number, Ok((content.to_vec(), None)));
+    }
+
+    /// Answer wish `number`, whatever that is.
+    pub fn give(&mut self, number: u64, grant: Grant) {
+        self.outside.grants.put(number, grant);
         self.stack.take_grants();
         self.step();
     }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from proxyvpn.errors import AlreadyUp, KernelError
+from proxyvpn.errors import AlreadyUp, KernelError, UsageError
 from proxyvpn.plan import (
     Address,
     Connection,
@@ -38,6 +38,8 @@ class FakeKernel:
         self.opened: tuple[Connection, ...] = ()
         self.can_end_connections = True
         self.updates: list[Tunnel] = []
+        self.unknown_cgroups: set[str] = set()
+        self.numbers: dict[str, int] = {}
         self.dialled: list[tuple[str, int]] = []
         self.was_locked_always = True
         self.watched = True
@@ -63,8 +65,15 @@ class FakeKernel:
     def earlier(self) -> tuple[Connection, ...]:
         return self.connections
 
-    def opened_here(self) -> tuple[Connection, ...]:
+    def opened_here(self, tunnel: Tunnel) -> tuple[Connection, ...]:  # noqa: ARG002
         return self.opened
+
+    def check(self, tunnel: Tunnel) -> None:
+        if self.unknown_cgroups & set(tunnel.excluded_cgroups):
+            raise UsageError("there is no such cgroup")
+
+    def cgroups(self, tunnel: Tunnel) -> tuple[int, ...]:
+        return tuple(self.numbers.get(each, 0) for each in tunnel.excluded_cgroups)
 
     def add(self, step: Step) -> None:
         assert self.claimed, "the kernel is touched without a claim"

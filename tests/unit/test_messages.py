@@ -101,7 +101,7 @@ def test_a_packet_that_is_no_message_is_refused(packet: bytes) -> None:
     "changed",
     [
         {"proxies": []},
-        {"proxies": [{"address": "127.0.0.1", "port": 80}]},
+        {"proxies": [{"address": "0.0.0.0", "port": 80}]},
         {"proxies": [{"address": "192.0.2.1", "port": 0}]},
         {"proxies": [{"address": "192.0.2.1", "port": True}]},
         {"proxies": [{"address": "192.0.2.01", "port": 80}]},

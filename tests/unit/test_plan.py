@@ -48,6 +48,14 @@ CASES |= {
     if "bypass-resolvers" in name
 }
 """DNS is captured: two ways to answer it, one plan."""
+CASES |= {
+    f"{name}-excluded": (
+        dataclasses.replace(tunnel, excluded_users=(13, 1001), excluded_cgroups=("system.slice/cntlm.service",)),
+        host,
+    )
+    for name, (tunnel, host) in CASES.items()
+    if name in ("killswitch-ipv6-names", "open-ipv6-names", "open-ipv6-iptables", "killswitch-ipv6-names-iptables")
+}
 
 
 def a_tunnel(**changed: object) -> Tunnel:
@@ -144,6 +152,19 @@ def test_the_kernel_without_ipv6_is_told_nothing_of_it() -> None:
         ("inbound", (0,)),
         ("inbound", (65536,)),
         ("inbound", tuple(range(1, 17))),
+        ("excluded_users", (0,)),
+        ("excluded_users", (2**32 - 1,)),
+        ("excluded_users", tuple(range(1, 10))),
+        ("excluded_cgroups", ("",)),
+        ("excluded_cgroups", ("/system.slice",)),
+        ("excluded_cgroups", ("system.slice/",)),
+        ("excluded_cgroups", ("system.slice/..",)),
+        ("excluded_cgroups", ('a"; flush ruleset; "',)),
+        ("excluded_cgroups", ("a\nb",)),
+        ("excluded_cgroups", ("a*",)),
+        ("excluded_cgroups", ("a/" * 200 + "a",)),
+        ("excluded_cgroups", tuple("abcdefghi")),
+        ("names", "Direct"),
         ("queues", 0),
         ("queues", 5),
     ],
@@ -154,8 +175,9 @@ def test_a_tunnel_that_makes_no_sense_is_refused(field: str, values: object) -> 
 
 
 NOT_A_HOST = (
-    *("127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"),
+    *("0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"),
     *("fe80::1", "::ffff:192.0.2.1", "198.18.0.1", "fd70:7670:6e::1"),
+    *("198.18.7.7", "198.19.255.255", "fd70:7670:6e:1::7"),
 )
 
 
@@ -163,6 +185,13 @@ NOT_A_HOST = (
 def test_an_address_that_is_no_host_elsewhere_is_neither_proxy_nor_resolver(address: str) -> None:
     with pytest.raises(UsageError):
         Endpoint(ip_address(address), 3128)
+    with pytest.raises(UsageError):
+        a_tunnel(resolvers=(ip_address(address),))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
+def test_this_machine_may_have_a_proxy_and_is_no_resolver(address: str) -> None:
+    Endpoint(ip_address(address), 3128)
     with pytest.raises(UsageError):
         a_tunnel(resolvers=(ip_address(address),))
 

@@ -72,12 +72,12 @@ def tcp(family: int, state: int, port: int) -> tuple[int, bytes]:
     size = 4 if family == 2 else 16
     address = bytes([10, 0, 0, 1]) if family == 2 else bytes(15) + b"\1"
     addresses = (address + bytes(16 - size)) * 2
-    return 20, bytes([family, state, 0, 0]) + struct.pack("!HH", port, 40000) + addresses + bytes(28)
+    return 20, bytes([family, state, 0, 0]) + struct.pack("!HH", port, 40000) + addresses + bytes(32)
 
 
 def test_list_of_sockets_is_read() -> None:
     found = list(sockets.read([tcp(2, 1, 22), tcp(10, 10, 80)]))
-    assert [(each.state, each.local_port, each.connection.local) for each in found] == [
+    assert [(each.state, each.local_port, each.ends[0]) for each in found] == [
         (1, 22, ip_address("10.0.0.1")),
         (10, 80, ip_address("::1")),
     ]

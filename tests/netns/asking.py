@@ -1,0 +1,54 @@
+"""A program that tries to reach others, by itself and in words: `python asking.py HOST…`.
+
+For each HOST it prints one line: what of `tcp`, `udp`, `dns` (UDP to port 53) was answered. Standard library only.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+TCP_PORT, UDP_PORT, DNS_PORT = 8080, 9999, 53
+LIMIT = 0.4
+
+
+def over_tcp(host: str) -> bool:
+    """Connect, talk, and end in order."""
+    with socket.create_connection((host, TCP_PORT), LIMIT) as sock:
+        sock.sendall(b"question")
+        if sock.recv(100) != b"answer":
+            return False
+        sock.shutdown(socket.SHUT_WR)
+        return sock.recv(1) == b""
+
+
+def over_udp(host: str, port: int) -> bool:
+    """Ask once."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(LIMIT)
+        sock.sendto(b"question", (host, port))
+        return sock.recv(100) == b"answer"
+
+
+WAYS = {
+    "tcp": over_tcp,
+    "udp": lambda host: over_udp(host, UDP_PORT),
+    "dns": lambda host: over_udp(host, DNS_PORT),
+}
+
+
+def main() -> None:
+    """Try everything."""
+    for host in sys.argv[1:]:
+        answered = []
+        for name, way in WAYS.items():
+            try:
+                if way(host):
+                    answered.append(name)
+            except OSError:
+                continue
+        print(host, *answered, flush=True)
+
+
+if __name__ == "__main__":
+    main()
