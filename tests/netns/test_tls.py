@@ -88,10 +88,10 @@ def test_proxy_without_tls_is_guessed(bed: Rig, squid: proxies.RunningProxy, our
     assert "http:// proxy?" in said
 
 
+@pytest.mark.usefixtures("world")
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_proxy_that_wants_a_certificate_gets_ours(
     bed: Rig,
-    world: internet.Internet,
     squid: proxies.RunningProxy,
     ours: Authority,
     certificate: Certificate,
