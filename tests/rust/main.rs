@@ -4,6 +4,7 @@
 
 mod acknowledging;
 mod authenticating;
+mod authority;
 mod balancing;
 mod by_hand;
 mod by_script;
@@ -25,6 +26,7 @@ mod program;
 mod resets;
 mod resolving;
 mod scripted;
+mod secured;
 mod segments;
 mod several;
 mod streams;
