@@ -20,7 +20,7 @@ use crate::naming::Resolver;
 use crate::shared::Shared;
 use crate::speech::{Found, Https, Speech};
 use crate::standing::Use;
-use crate::upstream::{Ready, Upstream};
+use crate::upstream::{Moved, Ready, Upstream};
 use crate::upstreams::Upstreams;
 
 /// For the connection, where another resolver may be asked.
@@ -132,7 +132,7 @@ impl Enquiry {
             && let Some(grant) = upstreams.wishes.take(wish)
         {
             let Ok((_, Some(fd))) = grant else { return Err(End::Unreachable) };
-            (self.stage, self.dials) = (Stage::Dial(Upstream::given(fd)), self.dials + 1);
+            (self.stage, self.dials) = (Stage::Dial(Upstream::of(fd)), self.dials + 1);
         }
         if let Stage::Dial(upstream) = &self.stage
             && self.ready.writable
@@ -181,7 +181,10 @@ impl Enquiry {
         let Stage::Open(upstream) = &mut self.stage else { return };
         while self.ready.writable && !self.out.is_empty() {
             match upstream.send(&self.out) {
-                Ok(sent) => drop(self.out.drain(..sent)),
+                Ok(sent) => {
+                    self.out.drain(..sent.bytes);
+                    self.ready.writable = sent.more;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.ready.writable = false, // an error shows when it is read
             }
@@ -198,8 +201,8 @@ impl Enquiry {
         let mut ended = false;
         while self.ready.readable && !ended {
             match upstream.receive(&mut piece) {
-                Ok(0) => ended = true,
-                Ok(received) => self.speech.feed(&piece[..received]),
+                Ok(Moved { bytes: 0, more: false }) => ended = true,
+                Ok(received) => self.speech.feed(&piece[..received.bytes]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready.readable = false,
                 Err(_) => ended = true,

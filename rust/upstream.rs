@@ -102,11 +102,6 @@ impl Upstream {
         }
     }
 
-    /// Take a connection that somebody else has begun, and that is non-blocking.
-    pub fn given(fd: OwnedFd) -> Upstream {
-        Upstream { fd }
-    }
-
     /// Acknowledge what comes at once, or in up to 40 ms (tcp(7), TCP_QUICKACK): a proxy that writes its reply in two pieces
     /// may wait with the second until the first is acknowledged.
     pub fn acknowledge_at_once(&self, at_once: bool) {
