@@ -14,9 +14,10 @@ use crate::approach::{Approach, Progress};
 use crate::desk::Desk;
 use crate::errand::{Errand, Served};
 use crate::framing::Framing;
+use crate::inner_tls::InnerTls;
 use crate::link::Wire;
 use crate::names::Way;
-use crate::naming::Resolver;
+use crate::naming::{Resolver, Secure};
 use crate::shared::Shared;
 use crate::speech::{Found, Https, Speech};
 use crate::standing::Use;
@@ -37,12 +38,16 @@ pub struct Enquiry {
     way: Way,
     /// By which the desk knows it.
     number: u64,
+    /// In words.
+    resolver: String,
     stage: Stage,
     /// When to give up the stage before the conversation.
     patience: Option<Instant>,
     silence: Duration,
     ready: Ready,
     speech: Speech,
+    tls: Option<InnerTls>,
+    /// What the connection is to send.
     out: Vec<u8>,
     /// What waits for an answer: since when, and its number.
     sent: VecDeque<(Instant, u16)>,
@@ -71,22 +76,42 @@ pub enum End {
     Unreachable,
     /// Its resolver was silent.
     Silent,
+    /// Its resolver did not prove who it is, or spoke no TLS.
+    Untrusted,
+}
+
+impl End {
+    /// Say it to a person; None where there is nothing to say.
+    fn words(self) -> Option<&'static str> {
+        match self {
+            End::Done => None,
+            End::Unreachable => Some("cannot be reached"),
+            End::Silent => Some("does not answer in time"),
+            End::Untrusted => Some("cannot be trusted: it does not prove who it is, or TLS with it failed"),
+        }
+    }
 }
 
 impl Enquiry {
     /// Begin to connect to `resolver`, behind the proxy.
     pub fn through(resolver: &Resolver, others: bool, number: u64, now: Instant, upstreams: &mut Upstreams) -> Enquiry {
+        let (mut out, mut tls) = (Vec::new(), None);
         let speech = match &resolver.https {
             None => Speech::Stream(Framing::default()),
-            Some((host, path)) => Speech::Https(Box::new(Https::new(host, path))),
+            Some(Secure { client, host, path }) => {
+                tls = InnerTls::begin(client, &mut out).ok();
+                Speech::Https(Box::new(Https::new(host, path)))
+            }
         };
         let mut approach = Approach::begin(resolver.target.clone(), now, upstreams);
-        let stage = match approach.take_refusal() {
-            Some(_) => Stage::Nothing,
-            None => Stage::Approach(Box::new(approach)),
+        let refused = approach.take_refusal().is_some() || (resolver.https.is_some() && tls.is_none());
+        let stage = match refused {
+            true => Stage::Nothing,
+            false => Stage::Approach(Box::new(approach)),
         };
         let (patience, silence) = if others { (Some(now + PATIENCE), SILENCE) } else { (None, SILENCE_ALONE) };
-        Enquiry { patience, silence, speech, ..Enquiry::at(stage, Way::Proxy, number, now) }
+        Enquiry { patience, silence, speech, tls, out, ..Enquiry::at(stage, Way::Proxy, number, now) }
+            .called(resolver.target.to_string())
     }
 
     /// Wish for a connection to the resolver of this network that is number `turn`.
@@ -94,23 +119,31 @@ impl Enquiry {
         let wish = upstreams.wishes.wish("direct", format!("resolver {turn}").into_bytes());
         let stage = wish.map_or(Stage::Nothing, Stage::Wish);
         Enquiry { patience: Some(now + PATIENCE), ..Enquiry::at(stage, Way::Direct, number, now) }
+            .called("of this network".to_owned())
     }
 
     fn at(stage: Stage, way: Way, number: u64, now: Instant) -> Enquiry {
         Enquiry {
             way,
             number,
+            resolver: String::new(),
             stage,
             patience: None,
             silence: SILENCE,
             ready: Ready::default(),
             speech: Speech::Stream(Framing::default()),
+            tls: None,
             out: Vec::new(),
             sent: VecDeque::new(),
             last: now,
             dials: 0,
             _used: None,
         }
+    }
+
+    fn called(mut self, resolver: String) -> Enquiry {
+        self.resolver = resolver;
+        self
     }
 
     /// Do all that can be done now; give how it ended, or when to look again.
@@ -122,8 +155,8 @@ impl Enquiry {
                 Progress::Granted(granted) => {
                     self.dials = approach.dials();
                     (self.ready, self._used) = (granted.ready, granted.used);
-                    self.speech.feed(&granted.early);
                     self.open(granted.upstream, now, desk);
+                    self.take_in(&granted.early)?;
                 }
                 Progress::Refused(_) => return Err(End::Unreachable),
             }
@@ -161,7 +194,7 @@ impl Enquiry {
     fn talk(&mut self, now: Instant, desk: &mut Desk) -> Result<Instant, End> {
         self.hear(now, desk)?;
         self.sent.retain(|(_, number)| desk.lookups.is_open(self.number, *number));
-        self.ask(now, desk);
+        self.ask(now, desk)?;
         match self.sent.front() {
             Some((since, _)) if now >= *since + self.silence => Err(End::Silent),
             Some((since, _)) => Ok(*since + self.silence),
@@ -170,24 +203,48 @@ impl Enquiry {
         }
     }
 
-    fn ask(&mut self, now: Instant, desk: &mut Desk) {
+    fn ask(&mut self, now: Instant, desk: &mut Desk) -> Result<(), End> {
         while self.sent.len() < self.speech.most()
             && let Some((number, message)) = desk.next_unsent(self.way, self.number)
         {
-            self.speech.put(&mut self.out, number, &message);
+            let mut said = Vec::new();
+            self.speech.put(&mut said, number, &message);
+            match &mut self.tls {
+                None => self.out.extend(said),
+                Some(tls) => tls.send(&said, &mut self.out).map_err(|_| End::Untrusted)?,
+            }
             self.sent.push_back((now, number));
             self.last = now;
         }
-        let Stage::Open(upstream) = &mut self.stage else { return };
-        while self.ready.writable && !self.out.is_empty() {
-            match upstream.send(&self.out) {
-                Ok(sent) => {
-                    self.out.drain(..sent.bytes);
-                    self.ready.writable = sent.more;
+        let Stage::Open(upstream) = &mut self.stage else { return Ok(()) };
+        while self.ready.writable && (!self.out.is_empty() || upstream.is_pending()) {
+            let sent = match upstream.is_pending() {
+                true => upstream.flush().map(|all| Moved { bytes: 0, more: all }),
+                false => upstream.send(&self.out),
+            };
+            match sent {
+                Ok(Moved { bytes, more }) => {
+                    self.out.drain(..bytes);
+                    self.ready.writable = more;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.ready.writable = false, // an error shows when it is read
             }
+        }
+        Ok(())
+    }
+
+    /// Take bytes that came by the connection.
+    fn take_in(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let Some(tls) = &mut self.tls else {
+            self.speech.feed(bytes);
+            return Ok(());
+        };
+        let speech = &mut self.speech;
+        match tls.receive(bytes, &mut self.out, |piece| speech.feed(piece)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(End::Done),
+            Err(_) => Err(End::Untrusted),
         }
     }
 
@@ -198,23 +255,24 @@ impl Enquiry {
             // a resolver that writes each answer by itself may wait with the next until this one is acknowledged
             upstream.acknowledge_at_once(true);
         }
-        let mut ended = false;
+        let (mut came, mut ended) = (Vec::new(), false);
         while self.ready.readable && !ended {
             match upstream.receive(&mut piece) {
                 Ok(Moved { bytes: 0, more: false }) => ended = true,
-                Ok(received) => self.speech.feed(&piece[..received.bytes]),
+                Ok(Moved { bytes, .. }) => came.extend_from_slice(&piece[..bytes]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready.readable = false,
                 Err(_) => ended = true,
             }
         }
+        let closed = if came.is_empty() { Ok(()) } else { self.take_in(&came) };
         loop {
             match self.speech.take() {
                 Found::Message(number, message) if desk.arrived(self.way, self.number, number, &message, now) => {
                     self.last = now;
                 }
                 Found::Message(..) => {} // too late, or never asked for
-                Found::Nothing if !ended => return Ok(()),
+                Found::Nothing if !ended => return closed,
                 Found::Nothing | Found::End => return Err(End::Done),
             }
         }
@@ -235,6 +293,10 @@ impl Errand for Enquiry {
                     }
                     Stage::Wish(number) => upstreams.wishes.forget(number),
                     _ => {}
+                }
+                if let Some(words) = end.words() {
+                    let text = || format!("the resolver {} {words}", self.resolver);
+                    upstreams.notes.add("resolver", now, text);
                 }
                 desk.ended(self.way, self.number, was_open, end);
                 Served::Over

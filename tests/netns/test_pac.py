@@ -63,6 +63,38 @@ def size(world: Internet) -> int:
     return log(world).stat().st_size
 
 
+# Before `carried`, which stays up from its first test on.
+
+
+def test_script_is_asked_about_names_where_the_proxy_resolves_them(
+    bed: Rig, world: Internet, squid: proxies.RunningProxy, tiny: proxies.RunningProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "proxy.pac").write_text(SCRIPT)
+    before = squid.log_size(), tiny.log_size()
+    with up(bed.host, "--proxy", f"pac:{tmp_path}/proxy.pac", "--names", "virtual", "--killswitch") as running:
+        assert clients.curl(bed.host, "http://world.test/").stdout == PAGE
+        squid.logged("CONNECT world.test:80", before[0])
+        clients.curl(bed.host, "http://tiny.test/")
+        tiny.logged("CONNECT tiny.test:80", before[1])
+        assert clients.curl(bed.host, "http://direct.test/").returncode == COULD_NOT_CONNECT
+        assert "no address of it is known here; --direct-domain" in running.said()
+
+
+def test_script_of_no_use_is_said_before_anything_is_changed(bed: Rig, tmp_path: Path) -> None:
+    before = bed.host.sh("ip rule; nft list ruleset")
+    for text, says in (
+        ("for (;;) ;", "takes too long"),
+        ("nonsense(", "SyntaxError"),
+        ("var x = 1", "is it a PAC file"),
+    ):
+        (tmp_path / "proxy.pac").write_text(text)
+        done = proxyvpn(bed.host, "up", "--proxy", f"pac:{tmp_path}/proxy.pac", "--dns", RESOLVER4)
+        assert done.returncode == 1 and says in done.stderr, done.stderr
+    done = proxyvpn(bed.host, "up", "--proxy", f"pac:http://{WORLD4}:9/", "--dns", RESOLVER4)
+    assert done.returncode == 1 and "cannot be fetched" in done.stderr
+    assert bed.host.sh("ip rule; nft list ruleset") == before
+
+
 def test_proxy_of_the_answer_is_asked(
     carried: Up, bed: Rig, squid: proxies.RunningProxy, tiny: proxies.RunningProxy
 ) -> None:
@@ -105,32 +137,3 @@ def test_proxy_that_was_not_known_is_refused_with_what_to_do(carried: Up, bed: R
         f"the PAC file names http://{MID4}:4000, which was not known when `up` began; give it by --proxy"
         in carried.said()
     )
-
-
-def test_script_is_asked_about_names_where_the_proxy_resolves_them(
-    bed: Rig, world: Internet, squid: proxies.RunningProxy, tiny: proxies.RunningProxy, tmp_path: Path
-) -> None:
-    (tmp_path / "proxy.pac").write_text(SCRIPT)
-    before = squid.log_size(), tiny.log_size()
-    with up(bed.host, "--proxy", f"pac:{tmp_path}/proxy.pac", "--names", "virtual", "--killswitch") as running:
-        assert clients.curl(bed.host, "http://world.test/").stdout == PAGE
-        squid.logged("CONNECT world.test:80", before[0])
-        clients.curl(bed.host, "http://tiny.test/")
-        tiny.logged("CONNECT tiny.test:80", before[1])
-        assert clients.curl(bed.host, "http://direct.test/").returncode == COULD_NOT_CONNECT
-        assert "no address of it is known here; --direct-domain" in running.said()
-
-
-def test_script_of_no_use_is_said_before_anything_is_changed(bed: Rig, tmp_path: Path) -> None:
-    before = bed.host.sh("ip rule; nft list ruleset")
-    for text, says in (
-        ("for (;;) ;", "takes too long"),
-        ("nonsense(", "SyntaxError"),
-        ("var x = 1", "is it a PAC file"),
-    ):
-        (tmp_path / "proxy.pac").write_text(text)
-        done = proxyvpn(bed.host, "up", "--proxy", f"pac:{tmp_path}/proxy.pac", "--dns", RESOLVER4)
-        assert done.returncode == 1 and says in done.stderr, done.stderr
-    done = proxyvpn(bed.host, "up", "--proxy", f"pac:http://{WORLD4}:9/", "--dns", RESOLVER4)
-    assert done.returncode == 1 and "cannot be fetched" in done.stderr
-    assert bed.host.sh("ip rule; nft list ruleset") == before

@@ -88,10 +88,10 @@ def test_proxy_without_tls_is_guessed(bed: Rig, squid: proxies.RunningProxy, our
     assert "http:// proxy?" in said
 
 
+@pytest.mark.usefixtures("world")
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_proxy_that_wants_a_certificate_gets_ours(
     bed: Rig,
-    world: internet.Internet,
     squid: proxies.RunningProxy,
     ours: Authority,
     certificate: Certificate,
@@ -110,10 +110,10 @@ def test_proxy_that_wants_a_certificate_gets_ours(
         assert f"TLSv{version}" in found.log.read_text()
 
 
+@pytest.mark.usefixtures("world")
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_streams_are_whole_both_ways_and_end_in_order(
     bed: Rig,
-    world: internet.Internet,
     squid: proxies.RunningProxy,
     ours: Authority,
     certificate: Certificate,

@@ -18,7 +18,7 @@ fn begun() -> (World, SocketHandle, u64) {
     let policy = Policy { by_script: true, ..Policy::default() };
     let mut world = World::choosing(vec![listener(), listener(), listener()], policy);
     let handle = world.connect(TARGET, 40000);
-    let number = world.wish_of("pac", ASKED);
+    let number = world.wish_for("pac", ASKED);
     assert!(world.proxies.iter().all(|proxy| proxy.accept().is_err()), "no proxy is asked before the script");
     (world, handle, number)
 }
@@ -88,7 +88,7 @@ fn proxy_that_is_gone_is_passed_over_and_no_other_than_those_of_the_answer_is_as
 fn direct_connection_is_wished_for_and_carries() {
     let (mut world, handle, number) = begun();
     world.grant(number, b"direct\n");
-    let wish = world.wish_of("direct", DIRECTLY);
+    let wish = world.wish_for("direct", DIRECTLY);
     let (server, socket) = server();
     world.give(wish, Ok((Vec::new(), Some(socket))));
     world.connected(handle);
@@ -106,7 +106,7 @@ fn way_after_the_one_that_failed_is_gone() {
     let answer = line(&world, 0) + "direct\n" + &line(&world, 1);
     kill(&mut world, 0);
     world.grant(number, answer.as_bytes());
-    let wish = world.wish_of("direct", DIRECTLY);
+    let wish = world.wish_for("direct", DIRECTLY);
     world.give(wish, Ok((Vec::new(), Some(refused()))));
     let (mut stream, _) = world.request(1);
     stream.write_all(GRANT).unwrap();
@@ -144,7 +144,7 @@ fn connection_for_which_there_is_no_way_is_refused() {
 fn direct_connection_that_cannot_be_had_is_refused_and_told() {
     let (mut world, handle, number) = begun();
     world.grant(number, b"direct\n");
-    let wish = world.wish_of("direct", DIRECTLY);
+    let wish = world.wish_for("direct", DIRECTLY);
     world.give(wish, Err("no route to host".to_owned()));
     world.closed(handle);
     assert_eq!(world.value("refused_direct"), 1);

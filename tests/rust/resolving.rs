@@ -26,7 +26,7 @@ fn world(mode: Mode, resolvers: &[&str]) -> World {
     let mut world = World::plain();
     let addresses = Addresses::new(Table::new(9, Arc::clone(&world.stats)));
     let reach = Reach { proxy: !resolvers.is_empty(), direct: true };
-    let resolvers: Vec<Resolver> = resolvers.iter().map(|host| resolver(host, 53, "").unwrap()).collect();
+    let resolvers: Vec<Resolver> = resolvers.iter().map(|host| resolver(host, 53, "", None).unwrap()).collect();
     world.open_desk(Names::new(mode, Vec::new(), reach, addresses), &resolvers);
     world
 }
@@ -57,7 +57,7 @@ fn answer(world: &mut World) -> (u16, u16, usize) {
                 world.now.max(world.stack.next_timer().unwrap_or(world.now).min(world.now + Duration::from_millis(50)));
         }
     }
-    let frame = found.expect("an answer");
+    let frame = found.unwrap();
     let datagram = Datagram::read(&frame[HEADER..], false).unwrap();
     assert_eq!((datagram.source.to_string(), datagram.destination.to_string()), (ANYWHERE.into(), HERE.into()));
     let header = Header::read(datagram.payload).unwrap();
@@ -228,11 +228,11 @@ fn direct_names_are_asked_by_a_connection_from_outside() {
     for mode in [Mode::Virtual, Mode::Proxy] {
         let mut world = world(mode, &[ONE]);
         ask(&mut world, 1, "printer.local");
-        let number = world.wish_of("direct", b"resolver 0");
+        let number = world.wish_for("direct", b"resolver 0");
         let door = listener();
         let stream = TcpStream::connect(door.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
-        world.answer_wish(number, Ok((Vec::new(), Some(stream.into()))));
+        world.give(number, Ok((Vec::new(), Some(stream.into()))));
         let far = door.accept().unwrap().0;
         far.set_nonblocking(true).unwrap();
         let mut far = Far { stream: far, framing: Framing::default() };
@@ -248,7 +248,7 @@ fn direct_resolvers_are_tried_in_turn_and_all_of_them_failing_is_said_at_once() 
     let mut world = world(Mode::Virtual, &[]);
     ask(&mut world, 1, "printer.local");
     for turn in 0..3 {
-        let number = world.wish_of("direct", format!("resolver {turn}").as_bytes());
+        let number = world.wish_for("direct", format!("resolver {turn}").as_bytes());
         world.answer_wish(number, Err("no".to_owned()));
     }
     assert_eq!(answer(&mut world).1, code::SERVFAIL);

@@ -232,11 +232,11 @@ impl World {
 
     /// Take the next wish for a token, which is `content`; give its number.
     pub fn wish(&mut self, content: &[u8]) -> u64 {
-        self.wish_of("token", content)
+        self.wish_for("token", content)
     }
 
-    /// Take the next wish, which is of this kind and `content`; give its number.
-    pub fn wish_of(&mut self, kind: &str, content: &[u8]) -> u64 {
+    /// Take the next wish, which is for a `kind` and says this; give its number.
+    pub fn wish_for(&mut self, kind: &str, content: &[u8]) -> u64 {
         let mut taken = Vec::new();
         self.until("a wish", |world| {
             taken = world.outside.wishes.take(1);
@@ -257,7 +257,7 @@ impl World {
         self.step();
     }
 
-    /// Grant a wish with a descriptor, or refuse it.
+    /// Answer it, and let nobody act on that yet.
     pub fn answer_wish(&mut self, number: u64, grant: Grant) {
         self.outside.grants.put(number, grant);
         self.stack.take_grants();

@@ -11,7 +11,7 @@ import pytest
 from proxyvpn import cgroups, exclusion, listeners
 from proxyvpn.diag import LISTEN, Entry
 from proxyvpn.errors import UsageError
-from proxyvpn.exclusion import NOBODY, Asker, Excluded, decide, is_in, is_own, published
+from proxyvpn.exclusion import NOBODY, Asker, Excluded, decide, is_in, is_own, published, warned
 from proxyvpn.listeners import Listener, chosen, serving
 from proxyvpn.plan import Endpoint
 
@@ -135,5 +135,12 @@ def test_unknown_unit_is_an_error() -> None:
         exclusion.find((), ("no-such-unit.service",), ())
 
 
-def test_mount_of_another_kind_is_no_tree(tmp_path: object) -> None:
+def test_what_lists_no_tree_has_none() -> None:
     assert cgroups.place("/dev/null") is None
+
+
+def test_person_is_told_of_stubs_and_of_strict_filters_where_they_matter() -> None:
+    here = Excluded(cgroups=(SERVICE,), notes=("it runs here",))
+    assert [len(warned(here, *each).notes) for each in ((False, False), (True, False), (False, True))] == [1, 2, 2]
+    assert warned(NOBODY, captured=True, strict=True) == NOBODY
+    assert warned(Excluded(users=(13,)), captured=True, strict=True).notes == ()
