@@ -14,7 +14,7 @@ use crate::health::{State, WHOLE};
 use crate::standing::{self, Standing};
 use crate::target::Target;
 
-/// More are never asked: a tunnel has at most eight.
+/// More are never asked: a tunnel has at most as many.
 const MOST: usize = 32;
 
 /// The proxies, as one thread sees them, in the user's order.

@@ -17,12 +17,14 @@ pub mod desk;
 pub mod device;
 pub mod digest;
 pub mod dns;
+pub mod enquiry;
 pub mod errand;
 pub mod error;
 pub mod fields;
 pub mod flow;
 pub mod framing;
 pub mod health;
+pub mod inner_tls;
 pub mod latency;
 pub mod link;
 pub mod lockout;
@@ -47,6 +49,7 @@ pub mod sandbox;
 pub mod sessions;
 pub mod settings;
 pub mod shared;
+pub mod speech;
 pub mod spin;
 pub mod stack;
 pub mod standing;
@@ -176,20 +179,23 @@ mod python {
             let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
             let policy = Policy { by_script: self.by_script, ..policy };
             let mut settings = Settings::of(proxies(self.upstreams, trust)?, policy)?;
-            settings.naming = self.names.naming(self.has_resolvers, files.get("names"))?;
+            settings.naming = self.names.naming(self.has_resolvers, files)?;
             Ok(settings)
         }
     }
 
     impl Names {
-        fn naming(self, direct: bool, file: Option<&RawFd>) -> Result<Option<Naming>, Error> {
+        fn naming(self, direct: bool, files: &HashMap<String, RawFd>) -> Result<Option<Naming>, Error> {
             let mode = match self.mode.as_str() {
                 "direct" => return Ok(None),
                 "virtual" => Mode::Virtual,
                 "proxy" => Mode::Proxy,
                 _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
             };
-            let of = |each: &Resolver| naming::resolver(&each.host, each.port, &each.path);
+            let authorities = files.get("authorities").map(|&fd| content(fd)).transpose();
+            let authorities = authorities.map_err(|error| Error::Setting(error.to_string()))?;
+            let trust = authorities.map(|bytes| Trust::new(&bytes, None)).transpose()?;
+            let of = |each: &Resolver| naming::resolver(&each.host, each.port, &each.path, trust.as_ref());
             // SAFETY: the caller's descriptor is open during this call.
             let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
             Ok(Some(Naming {
@@ -197,7 +203,12 @@ mod python {
                 domains: self.domains.iter().map(|text| naming::domain(text)).collect::<Result<_, _>>()?,
                 resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
                 direct,
-                file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),
+                file: files
+                    .get("names")
+                    .map(copy)
+                    .transpose()
+                    .map_err(|error| Error::Setting(error.to_string()))?
+                    .map(Arc::new),
             }))
         }
     }

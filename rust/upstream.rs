@@ -267,7 +267,8 @@ impl Tls {
     fn receive(&mut self, fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<Moved> {
         for _ in 0..READS {
             match self.session.read(bytes)? {
-                Read::Bytes(bytes, more) => return Ok(Moved { bytes, more }),
+                // the kernel was not asked
+                Read::Bytes(bytes, _) => return Ok(Moved { bytes, more: true }),
                 Read::End => return Ok(Moved { bytes: 0, more: false }),
                 Read::Nothing => {}
             }

@@ -31,6 +31,7 @@ from proxyvpn.exclusion import NOBODY, Excluded
 from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Counters, Down, Report, Standing, Update
 from proxyvpn.options import Options
 from proxyvpn.pac import source
+from proxyvpn.pac.refresh import Refresh
 from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 from proxyvpn.reach import Interrupted, Place
 from proxyvpn.renewal import Found, Renewal
@@ -91,7 +92,10 @@ class Life:
         self._state.read()  # a corrupt record is said before anything starts
         providers = world.providers(options)
         ways = providers.get(source.KIND)
-        permits = ways.permits if isinstance(ways, source.Source) else lambda *_: True
+        permits = direct.anywhere
+        if isinstance(ways, source.Source) and options.script is not None:
+            permits = ways.permits
+            providers["refresh"] = Refresh(options.script, ways, self._dial, world.say)
         self._wishes = Wishes({direct.KIND: direct.Direct(self._dial, self._direct_resolvers, permits), **providers})
         self._helper = world.helper()
         self._worker = world.worker()

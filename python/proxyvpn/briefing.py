@@ -39,6 +39,8 @@ def files(options: Options, state: StateDir) -> dict[str, int]:
         if tls.cert:
             contents["identity"] = tlsfiles.identity(tls.cert, tls.key)
         opened |= {name: tlsfiles.sealed(name, content) for name, content in contents.items()}
+    if any(resolver.path for resolver in options.names.resolvers):
+        opened["authorities"] = tlsfiles.sealed("authorities", tlsfiles.trust("", os.environ))
     if options.names.mode == VIRTUAL:
         opened["names"] = state.names()
     return opened

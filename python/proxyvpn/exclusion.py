@@ -1,9 +1,9 @@
 """Who stays outside the tunnel: whom the user names, and a proxy that runs on this machine.
 
 Such a proxy's own connections to the world must not be captured: they would come back to it, for ever. It is known by
-its cgroup where it has one of its own (a service, a container), else by its user where that is not who runs `up`, nor
-root; never by more. Where neither tells it from other programs, `up` ends and says what to do. Needs no privilege: whom
-the helper is told of, it looks at itself.
+its cgroup where it has one of its own (a service, a container), else by its user where that is not who runs `up`,
+nor root; never by more. Where neither tells it from other programs, `up` ends and says what to do. Needs no privilege:
+whom the helper is told of, it looks at itself.
 
 A container's proxy is known by its address: what this machine forwards from a proxy's address is that proxy's own
 (ruleset.py). Docker puts a program of its own before it, whose command line tells where the container is.

@@ -217,7 +217,7 @@ def _arrivals(tunnel: Tunnel, host: Host) -> list[str]:
     Here a SYN/ACK may as well be the far end's answer to a container. Ours is one from where SYNs may arrive: from a
     bypassed network, or from behind an address of this machine that is translated (a published port).
 
-    What a proxy itself sends through this machine (it is in a container) would come back to it, if it were captured, and
+    What a proxy itself sends through this machine (it is in a container) would come back to it, were it captured, and
     the answers would not reach it.
 
     What comes out of the TUN gets its connection's mark back, so that a check of its source (firewalld's IPv6_rpfilter,

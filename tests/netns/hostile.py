@@ -223,7 +223,7 @@ _WRONG_TUNNELS: Final[dict[str, tuple[Any, ...]]] = {
     ),
     "proxies": (
         *([], None, {}, "", 1, [None], [[]], [PROXY], [{}], ENDPOINT),
-        *([ENDPOINT] * 9, [ENDPOINT] * 400, [{**ENDPOINT, "scheme": "http"}], [{"address": PROXY}], [{"port": 1}]),
+        *([ENDPOINT] * 17, [ENDPOINT] * 400, [{**ENDPOINT, "scheme": "http"}], [{"address": PROXY}], [{"port": 1}]),
     ),
     "resolvers": (None, {}, "", RESOLVER, [None], [53], [b"\x0a\x62\x00\x35"], [RESOLVER] * 9, [RESOLVER] * 1000),
     "bypass": (

@@ -112,8 +112,8 @@ def test_address_of_this_machine_is_known() -> None:
 
 
 def test_published_port_tells_of_its_container() -> None:
-    words: tuple[str, ...] = ("/usr/bin/docker-proxy", "-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "3128")
-    words += ("-container-ip", "172.17.0.2", "-container-port", "8888", "-use-listen-fd", "")
+    words = ["/usr/bin/docker-proxy", "-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "3128"]
+    words += ["-container-ip", "172.17.0.2", "-container-port", "8888", "-use-listen-fd", ""]
     assert published("\0".join(words).encode()) == (3128, Endpoint(ip_address("172.17.0.2"), 8888))
     for command in (b"", b"\0", b"docker-proxy\0-host-port\x00x", b"dockerd\0-host-port\0001\0"):
         assert published(command) is None

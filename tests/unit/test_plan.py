@@ -142,7 +142,7 @@ def test_the_kernel_without_ipv6_is_told_nothing_of_it() -> None:
     ("field", "values"),
     [
         ("proxies", ()),
-        ("proxies", PROXIES[:1] * 33),
+        ("proxies", PROXIES[:1] * 17),
         ("resolvers", RESOLVERS[:1] * 9),
         ("bypass", (ip_network("10.0.0.0/8"),) * 65),
         ("bypass", (ip_network("0.0.0.0/0"),)),
