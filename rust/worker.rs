@@ -5,7 +5,6 @@
 //! added once and edge-triggered, the TUN is level-triggered.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, LazyLock};
 use std::time;
@@ -136,7 +135,9 @@ pub fn try_proxies(
     let mut outcomes = Vec::new();
     for (index, proxy) in proxies.iter().enumerate() {
         upstreams.only(proxy.clone());
-        let mut asked = target.clone().unwrap_or_else(|| SocketAddr::new(proxy.address.ip(), 443).into());
+        // by name where it has one: some proxies refuse every address, and that before they look at credentials
+        let itself = || Target::parse(&proxy.name, 443).unwrap_or_else(|| proxy.address.into());
+        let mut asked = target.clone().unwrap_or_else(itself);
         let Some(mut outcome) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
         if target.is_none() && matches!(outcome, Some(Refusal::Closed)) {
             asked = proxy.address.into();
