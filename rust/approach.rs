@@ -4,9 +4,14 @@
 //! Where the proxy wants credentials, it is asked again, by the same connection where it keeps that one. A token for that
 //! may have to come from outside the sandbox; meanwhile the connection is made, or kept.
 //!
+//! Where a PAC file says which proxies may be asked, it is asked first; a connection past all proxies, if it wants one, is
+//! begun outside and comes as a descriptor.
+//!
 //! Waits for nothing: whoever has one watches its descriptor, serves it when something happened to it or its time has
 //! come, and gets the open connection or the reason why there is none.
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -22,6 +27,7 @@ use crate::target::Target;
 use crate::token::{self, Answer};
 use crate::upstream::{Ready, Upstream};
 use crate::upstreams::Upstreams;
+use crate::ways::{self, Way};
 
 /// For all connects of one approach together; less for one that comes late in it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +38,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a token; whoever makes it has a shorter limit.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+/// For the answer of a PAC file; others may be asked before.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A proxy that has not answered for so long is looked at, and again after so long; once it is found to be down it is not
 /// waited for any more.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -84,6 +92,12 @@ pub struct Approach {
     deadline: Option<Instant>,
     /// The number of a wish for a token.
     fetching: Option<u64>,
+    /// The number of a wish for the ways that a PAC file gives, or for a connection past all proxies; and which it is.
+    choosing: Option<u64>,
+    direct: bool,
+    /// The ways that are left, and the proxies of the one that is tried; None: all of the user's.
+    ways: VecDeque<Way>,
+    order: Option<Vec<SocketAddr>>,
     is_granted: bool,
     /// When the next proxy is to be dialled beside this one, and those beside which that has happened.
     race: Option<Instant>,
@@ -104,7 +118,9 @@ impl Approach {
         upstreams.follow();
         let destination = upstreams.choice.destination(&target);
         let mut approach = Approach::new(target, destination, now);
-        if !approach.dial(now, upstreams) {
+        if upstreams.policy().by_script {
+            approach.ask_script(now, upstreams);
+        } else if !approach.dial(now, upstreams) {
             approach.refused = Some(Refusal::Closed); // there are no proxies
         }
         approach
@@ -135,6 +151,10 @@ impl Approach {
             ready: Ready::default(),
             deadline: None,
             fetching: None,
+            choosing: None,
+            direct: false,
+            ways: VecDeque::new(),
+            order: None,
             is_granted: false,
             race: None,
             rivals: Rivals::default(),
@@ -163,12 +183,12 @@ impl Approach {
 
     /// Say whether it waits for a grant, so that it is to be served when the bell rings.
     pub fn is_wishing(&self) -> bool {
-        self.fetching.is_some()
+        self.fetching.is_some() || self.choosing.is_some()
     }
 
     /// Want nothing from outside any more.
     pub fn forget(&mut self, upstreams: &mut Upstreams) {
-        if let Some(number) = self.fetching.take() {
+        for number in [self.fetching.take(), self.choosing.take()].into_iter().flatten() {
             upstreams.wishes.forget(number);
         }
     }
@@ -187,6 +207,7 @@ impl Approach {
     /// Do all that can be done now. Not to be called again once it is over.
     pub fn serve(&mut self, now: Instant, upstreams: &mut Upstreams) -> Progress {
         self.take_token(now, upstreams);
+        self.take_choice(now, upstreams);
         if self.refused.is_none() {
             self.keep_time(now, upstreams);
         }
@@ -214,6 +235,8 @@ impl Approach {
 
     fn lateness(&self) -> Refusal {
         match self.stage {
+            Stage::Dialing if self.direct => Refusal::Direct("it takes too long".to_owned()),
+            Stage::Dialing if self.choosing.is_some() => Refusal::Script,
             Stage::Dialing => Refusal::Timeout(refusal::ACCEPT),
             Stage::Securing => Refusal::Timeout("did not come to an end with the TLS handshake"),
             Stage::Asking if self.fetching.is_some() => {
@@ -267,7 +290,7 @@ impl Approach {
     /// Say whether another would be asked, were this one found to be down.
     fn may_hang(&self, now: Instant, upstreams: &Upstreams) -> bool {
         let silent = self.stage == Stage::Asking && self.fetching.is_none();
-        silent && !self.alone && upstreams.choice.has_another(&self.asked, now)
+        silent && !self.alone && self.has_another(upstreams, now)
     }
 
     /// Say whether somebody has found the proxy to be down; have it looked at.
@@ -282,11 +305,19 @@ impl Approach {
         [self.deadline, self.race, look].into_iter().flatten().min()
     }
 
+    fn has_another(&self, upstreams: &Upstreams, now: Instant) -> bool {
+        upstreams.choice.has_another(self.order.as_deref(), &self.asked, now)
+    }
+
     // Dialling.
 
     /// Dial the next proxy; false when none is left to be asked.
     fn dial(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
-        let Some(place) = upstreams.choice.next(&self.asked, self.destination, now) else { return false };
+        let next = match &self.order {
+            Some(order) => upstreams.choice.next_of(order, &self.asked, now),
+            None => upstreams.choice.next(&self.asked, self.destination, now),
+        };
+        let Some(place) = next else { return false };
         let standing = Arc::clone(&upstreams.choice.standings()[place]);
         self.asked.pass(standing.address);
         self.dial_at(place, Use::begin(&standing, now), now, upstreams);
@@ -353,7 +384,7 @@ impl Approach {
                 self.dialled = now;
                 self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
                 let alone = race::alone(upstreams.pool.distance(self.attempt.proxy));
-                self.race = (!self.alone && upstreams.choice.has_another(&self.asked, now)).then(|| now + alone);
+                self.race = (!self.alone && self.has_another(upstreams, now)).then(|| now + alone);
                 self.send_request(now, upstreams);
             }
             Err(refusal) => self.fail(refusal, now, upstreams),
@@ -398,6 +429,8 @@ impl Approach {
             return;
         }
         match self.upstream.as_ref().map(Upstream::outcome) {
+            Some(Ok(())) if self.direct => (self.stage, self.is_granted) = (Stage::Asking, true),
+            Some(Err(error)) if self.direct => self.fail(Refusal::Direct(error.to_string()), now, upstreams),
             Some(Ok(())) if self.upstream.as_ref().is_some_and(Upstream::is_open) => self.can_ask(now, upstreams),
             Some(Ok(())) => {
                 self.stage = Stage::Securing;
@@ -452,6 +485,69 @@ impl Approach {
             Ok(true) if self.stage != Stage::Asking => self.is_connected(REPLY_TIMEOUT, now, upstreams),
             Ok(_) => {}
             Err(refusal) => self.fail(refusal, now, upstreams),
+        }
+    }
+
+    // The ways of a PAC file.
+
+    fn ask_script(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        self.choosing = upstreams.wishes.wish(ways::KIND, ways::wish(&self.attempt.target));
+        self.deadline = Some(now + SCRIPT_TIMEOUT);
+        if self.choosing.is_none() {
+            self.refused = Some(Refusal::Script);
+        }
+    }
+
+    fn take_choice(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        let Some(grant) = self.choosing.and_then(|number| upstreams.wishes.take(number)) else { return };
+        self.choosing = None;
+        match grant {
+            Ok((_, Some(fd))) if self.direct => {
+                self.upstream = Some(Upstream::of(fd));
+                self.dials += 1;
+                (self.ready, self.deadline) = (Ready::default(), Some(now + CONNECT_TIMEOUT));
+            }
+            Ok(_) if self.direct => self.fail(Refusal::Direct("it cannot be had".to_owned()), now, upstreams),
+            Err(why) if self.direct => self.fail(Refusal::Direct(why), now, upstreams),
+            Ok((bytes, _)) => {
+                self.begun = now;
+                self.ways = ways::parse(&bytes, |tls, host, port| ways::addresses(&upstreams.proxies, tls, host, port))
+                    .unwrap_or_default();
+                if !self.next_way(now, upstreams) {
+                    self.refused = self.reason.take().or(Some(Refusal::Script));
+                }
+            }
+            Err(_) => self.refused = Some(Refusal::Script),
+        }
+    }
+
+    /// Go the next way; false when none is left.
+    fn next_way(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
+        self.direct = false;
+        match self.ways.pop_front() {
+            None => false,
+            Some(Way::Proxies(order)) => {
+                self.order = Some(order);
+                self.dial(now, upstreams) || self.next_way(now, upstreams)
+            }
+            Some(Way::Direct) => {
+                self.go_directly(now, upstreams);
+                true
+            }
+        }
+    }
+
+    fn go_directly(&mut self, now: Instant, upstreams: &mut Upstreams) {
+        self.attempt.is_the_last();
+        (self.stage, self.direct) = (Stage::Dialing, true);
+        let Some(wish) = ways::direct(&self.attempt.target) else {
+            let why = "no address of it is known here; --direct-domain gives names theirs";
+            return self.fail(Refusal::Direct(why.to_owned()), now, upstreams);
+        };
+        self.choosing = upstreams.wishes.wish("direct", wish);
+        self.deadline = Some(now + CONNECT_TIMEOUT);
+        if self.choosing.is_none() {
+            self.fail(Refusal::Direct("too many are waited for".to_owned()), now, upstreams);
         }
     }
 
@@ -510,6 +606,10 @@ impl Approach {
                 upstreams.same_credentials(&used.standing).for_each(|address| self.asked.pass(address));
             }
         }
+        if let Refusal::Direct(_) = refusal {
+            let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+            upstreams.note_refusal(&refusal, &self.attempt.target, nobody, now);
+        }
         self.upstream.take().into_iter().for_each(Upstream::reset);
         let goes_on = !self.alone && refusal.goes_on(upstreams.policy().on_refusal);
         if refusal.is_an_answer() {
@@ -518,7 +618,7 @@ impl Approach {
         if refusal.is_an_answer() || !goes_on || self.reason.is_none() {
             self.reason = Some(refusal);
         }
-        if goes_on && (self.dial(now, upstreams) || self.take_back(now, upstreams)) {
+        if goes_on && (self.dial(now, upstreams) || self.take_back(now, upstreams) || self.next_way(now, upstreams)) {
             upstreams.stats.proxy_failovers.up();
         } else {
             self.refused = self.reason.take();

@@ -1,6 +1,6 @@
 //! Where the body of a refusal ends, pure, so that the connection can be used again: RFC 9112 §6.3, §7.1, §9.3.
 //!
-//! Only for final replies to CONNECT that are no 2xx. A body is passed over, never kept. What is framed in two ways at
+//! Only for final replies to CONNECT that are no 2xx, whose body is passed over, and for those of a resolver. What is framed in two ways at
 //! once, or wrongly, or is larger than is worth waiting for, ends with the connection: nothing that a proxy says may
 //! make one reply look like two.
 
@@ -57,8 +57,18 @@ impl Body {
         Body { part, seen: 0 }
     }
 
+    /// Give it also where the connection is not to be used again.
+    pub fn framed(status: u16, fields: &Fields) -> Body {
+        Body { part: framing(status, fields), seen: 0 }
+    }
+
     /// Take the next bytes behind the header, which may be none. Bytes behind the body make the connection useless.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Rest {
+    pub fn feed(&mut self, bytes: &[u8]) -> Rest {
+        self.read(bytes, |_| {})
+    }
+
+    /// Do the same, and give each piece of the content to `taken`.
+    pub fn read(&mut self, mut bytes: &[u8], mut taken: impl FnMut(&[u8])) -> Rest {
         loop {
             match &mut self.part {
                 Part::Done if bytes.is_empty() => return Rest::Usable,
@@ -67,7 +77,11 @@ impl Body {
                 Part::Chunk(0) => self.part = Part::Line(Line::End, Vec::new()),
                 _ if bytes.is_empty() => return Rest::More,
                 part => {
+                    let is_content = matches!(part, Part::Length(_) | Part::Chunk(_));
                     let used = advance(part, bytes);
+                    if is_content {
+                        taken(&bytes[..used]);
+                    }
                     self.seen += used as u64;
                     bytes = &bytes[used..];
                     if self.seen > MOST {
@@ -84,8 +98,8 @@ impl Body {
     }
 }
 
-/// Say whether the proxy keeps the connection (RFC 9112 §9.3). Proxy-Connection is no standard, and common.
-fn keeps(minor: u8, fields: &Fields) -> bool {
+/// Say whether the other side keeps the connection (RFC 9112 §9.3). Proxy-Connection is no standard, and common.
+pub fn keeps(minor: u8, fields: &Fields) -> bool {
     let says = |token| fields.has_token("connection", token) || fields.has_token("proxy-connection", token);
     !says("close") && (minor >= 1 || says("keep-alive"))
 }

@@ -14,7 +14,7 @@ use crate::health::{State, WHOLE};
 use crate::standing::{self, Standing};
 use crate::target::Target;
 
-/// More are never asked: a tunnel has at most eight.
+/// More are never asked: a tunnel has at most as many.
 const MOST: usize = 32;
 
 /// The proxies, as one thread sees them, in the user's order.
@@ -86,10 +86,25 @@ impl Choice {
             .or_else(|| if asked.answered { None } else { self.among(asked, destination, |_| true) })
     }
 
-    /// Say whether another could be asked beside one that takes long.
-    pub fn has_another(&self, asked: &Asked, now: Instant) -> bool {
+    /// The same, where only `order` may be asked, the first one first.
+    pub fn next_of(&self, order: &[SocketAddr], asked: &Asked, now: Instant) -> Option<usize> {
+        let place = |address: &SocketAddr| self.standings.iter().position(|standing| standing.address == *address);
+        let left = || order.iter().filter_map(place).filter(|place| !asked.has_passed(&self.standings[*place]));
+        let is_well = |standing: &Standing| {
+            standing::share(standing, now) > 0 && (standing.state(now).0 != State::Probation || standing.may_try(now))
+        };
+        left()
+            .find(|place| is_well(&self.standings[*place]))
+            .or_else(|| left().find(|place| self.standings[*place].state(now).0 != State::Down))
+            .or_else(|| if asked.answered { None } else { left().next() })
+    }
+
+    /// Say whether another could be asked beside one that takes long; `order`: of these only.
+    pub fn has_another(&self, order: Option<&[SocketAddr]>, asked: &Asked, now: Instant) -> bool {
         let is_left = |standing: &Arc<Standing>| {
-            !asked.has_passed(standing) && (!asked.answered || standing.state(now).0 != State::Down)
+            !asked.has_passed(standing)
+                && (!asked.answered || standing.state(now).0 != State::Down)
+                && order.is_none_or(|order| order.contains(&standing.address))
         };
         self.standings.iter().any(is_left)
     }
@@ -165,16 +180,37 @@ mod tests {
     }
 
     #[test]
+    fn order_of_a_script_is_kept_the_dead_at_last_and_no_other_is_asked() {
+        let mut choice = three(Balance::Order);
+        let order: Vec<_> = [2, 0].map(|place| choice.standings()[place].address).to_vec();
+        let all_of = |choice: &mut Choice, now| {
+            let mut asked = Asked::default();
+            let mut found = Vec::new();
+            while let Some(place) = choice.next_of(&order, &asked, now) {
+                asked.pass(choice.standings()[place].address);
+                found.push(place);
+            }
+            found
+        };
+        assert_eq!(all_of(&mut choice, at(0)), [2, 0]);
+        learn(&choice, 2, Event::Unreachable, 1);
+        assert_eq!(all_of(&mut choice, at(2)), [0, 2]);
+        learn(&choice, 0, Event::Unreachable, 3);
+        assert_eq!(all_of(&mut choice, at(4)), [2, 0]);
+        assert_eq!(choice.next_of(&[], &Asked::default(), at(4)), None);
+    }
+
+    #[test]
     fn dead_proxies_are_asked_only_where_none_has_answered() {
         let mut choice = three(Balance::Order);
         learn(&choice, 0, Event::Unreachable, 1);
         let mut asked = Asked::default();
         asked.pass(choice.standings()[1].address);
         asked.answered();
-        assert!(choice.has_another(&asked, at(2)));
+        assert!(choice.has_another(None, &asked, at(2)));
         assert_eq!(all(&mut choice, asked.clone(), at(2)), [2]);
         asked.pass(choice.standings()[2].address);
-        assert!(!choice.has_another(&asked, at(2)));
+        assert!(!choice.has_another(None, &asked, at(2)));
     }
 
     #[test]

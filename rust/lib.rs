@@ -17,12 +17,14 @@ pub mod desk;
 pub mod device;
 pub mod digest;
 pub mod dns;
+pub mod enquiry;
 pub mod errand;
 pub mod error;
 pub mod fields;
 pub mod flow;
 pub mod framing;
 pub mod health;
+pub mod inner_tls;
 pub mod latency;
 pub mod link;
 pub mod lockout;
@@ -47,6 +49,7 @@ pub mod sandbox;
 pub mod sessions;
 pub mod settings;
 pub mod shared;
+pub mod speech;
 pub mod spin;
 pub mod stack;
 pub mod standing;
@@ -61,6 +64,7 @@ pub mod trial;
 pub mod trust;
 pub mod upstream;
 pub mod upstreams;
+pub mod ways;
 pub mod wishes;
 pub mod worker;
 
@@ -83,6 +87,7 @@ mod python {
     use crate::means::Means;
     use crate::names::Mode;
     use crate::naming::{self, Naming};
+    use crate::roster::Policy;
     use crate::settings::{self, Settings, address, schemes, sendable};
     use crate::target::Target;
     use crate::threads::Threads;
@@ -100,6 +105,7 @@ mod python {
         balancing: Balancing,
         names: Names,
         has_resolvers: bool,
+        by_script: bool,
     }
 
     #[derive(FromPyObject)]
@@ -171,21 +177,25 @@ mod python {
         fn settings(self, files: &HashMap<String, RawFd>, trust: Option<&Trust>) -> Result<Settings, Error> {
             let wanted = self.balancing;
             let policy = settings::policy(&wanted.way, &wanted.check_host, wanted.check_port, wanted.on_refusal)?;
+            let policy = Policy { by_script: self.by_script, ..policy };
             let mut settings = Settings::of(proxies(self.upstreams, trust)?, policy)?;
-            settings.naming = self.names.naming(self.has_resolvers, files.get("names"))?;
+            settings.naming = self.names.naming(self.has_resolvers, files)?;
             Ok(settings)
         }
     }
 
     impl Names {
-        fn naming(self, direct: bool, file: Option<&RawFd>) -> Result<Option<Naming>, Error> {
+        fn naming(self, direct: bool, files: &HashMap<String, RawFd>) -> Result<Option<Naming>, Error> {
             let mode = match self.mode.as_str() {
                 "direct" => return Ok(None),
                 "virtual" => Mode::Virtual,
                 "proxy" => Mode::Proxy,
                 _ => return Err(Error::Setting("names cannot be resolved that way".to_owned())),
             };
-            let of = |each: &Resolver| naming::resolver(&each.host, each.port, &each.path);
+            let authorities = files.get("authorities").map(|&fd| content(fd)).transpose();
+            let authorities = authorities.map_err(|error| Error::Setting(error.to_string()))?;
+            let trust = authorities.map(|bytes| Trust::new(&bytes, None)).transpose()?;
+            let of = |each: &Resolver| naming::resolver(&each.host, each.port, &each.path, trust.as_ref());
             // SAFETY: the caller's descriptor is open during this call.
             let copy = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned();
             Ok(Some(Naming {
@@ -193,7 +203,12 @@ mod python {
                 domains: self.domains.iter().map(|text| naming::domain(text)).collect::<Result<_, _>>()?,
                 resolvers: self.resolvers.iter().map(of).collect::<Result<_, _>>()?,
                 direct,
-                file: file.map(copy).transpose().map_err(|error| Error::Setting(error.to_string()))?.map(Arc::new),
+                file: files
+                    .get("names")
+                    .map(copy)
+                    .transpose()
+                    .map_err(|error| Error::Setting(error.to_string()))?
+                    .map(Arc::new),
             }))
         }
     }

@@ -155,26 +155,34 @@ impl Lookups {
         self.open.get(&number).is_some_and(|lookup| lookup.by == Some(connection))
     }
 
-    /// A connection is lost: what was sent over it is sent once more, or fails.
-    pub fn lost(&mut self, connection: u64) {
+    /// A connection is lost: what was sent over it is sent once more, or fails. Give how many did.
+    pub fn lost(&mut self, connection: u64) -> u64 {
+        let mut failed = 0;
         let lost: Vec<u16> =
             self.open.iter().filter(|(_, each)| each.by == Some(connection)).map(|(number, _)| *number).collect();
         for number in lost {
             let Some(lookup) = self.open.get_mut(&number) else { continue };
             if lookup.tries >= TRIES {
                 self.fail(number);
+                failed += 1;
             } else {
                 lookup.by = None;
                 self.unsent[lookup.way as usize].push_back(number);
             }
         }
+        failed
     }
 
-    /// No resolver can be reached by `way`: what was to be sent fails.
-    pub fn unreachable(&mut self, way: Way) {
+    /// No resolver can be reached by `way`: what was to be sent fails. Give how many those were.
+    pub fn unreachable(&mut self, way: Way) -> u64 {
+        let mut failed = 0;
         for number in std::mem::take(&mut self.unsent[way as usize]) {
-            self.fail(number);
+            if is_unsent(&self.open, number, way) {
+                self.fail(number);
+                failed += 1;
+            }
         }
+        failed
     }
 
     /// Give up what has waited for too long; give how many those were.

@@ -12,6 +12,7 @@ use crate::names::{Mode, Names, Reach};
 use crate::names_file::NamesFile;
 use crate::stats::Stats;
 use crate::target::Target;
+use crate::trust::{Client, Trust};
 
 /// See the head of this file.
 #[derive(Clone)]
@@ -31,8 +32,16 @@ pub struct Naming {
 #[derive(Clone, Debug)]
 pub struct Resolver {
     pub target: Target,
-    /// For DNS over HTTPS: its host, as a certificate names it, and the path; else DNS over TCP is spoken.
-    pub https: Option<(String, String)>,
+    /// For DNS over HTTPS; else DNS over TCP is spoken.
+    pub https: Option<Secure>,
+}
+
+/// What DNS over HTTPS needs: the host is that of the URL, which the certificate must be for.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    pub client: Client,
+    pub host: String,
+    pub path: String,
 }
 
 impl Naming {
@@ -55,11 +64,16 @@ pub fn domain(text: &str) -> Result<Name, Error> {
     Name::parse(text).ok_or_else(|| Error::Setting(format!("{text:?} is not a domain")))
 }
 
-/// Give the resolver at `host`; `path` is empty where DNS over TCP is meant.
-pub fn resolver(host: &str, port: u16, path: &str) -> Result<Resolver, Error> {
+/// Give the resolver at `host`; `path` is empty where DNS over TCP is meant, `trust` is for DNS over HTTPS.
+pub fn resolver(host: &str, port: u16, path: &str, trust: Option<&Trust>) -> Result<Resolver, Error> {
     let target = Target::parse(host, port).ok_or_else(|| Error::Setting(format!("{host:?} is no resolver")))?;
     if !(path.is_empty() || path.starts_with('/')) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::Setting("the path of a resolver is none".to_owned()));
     }
-    Ok(Resolver { target, https: (!path.is_empty()).then(|| (host.to_owned(), path.to_owned())) })
+    let https = match (path, trust) {
+        ("", _) => None,
+        (_, None) => return Err(Error::Setting("a resolver by HTTPS, and nobody to trust".to_owned())),
+        (_, Some(trust)) => Some(Secure { client: trust.client(host)?, host: host.to_owned(), path: path.to_owned() }),
+    };
+    Ok(Resolver { target, https })
 }

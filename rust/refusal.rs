@@ -37,6 +37,10 @@ pub enum Refusal {
     Nameless,
     /// DNS over TLS, whose answers could not be virtual addresses.
     OverTls,
+    /// The PAC file has no way, or its answer did not come; who evaluates it has told a person why.
+    Script,
+    /// There is no connection past the proxies, where the PAC file wants one.
+    Direct(String),
 }
 
 impl Refusal {
@@ -66,10 +70,11 @@ impl Refusal {
         match self {
             Refusal::Status(500..=599, _) | Refusal::Credentials { .. } => true,
             Refusal::Status(..) => policy_too,
-            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => false,
+            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls | Refusal::Script => false,
             Refusal::Unreachable(_) | Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => {
                 true
             }
+            Refusal::Direct(_) => true,
         }
     }
 
@@ -90,13 +95,14 @@ impl Refusal {
             Refusal::Timeout(_) | Refusal::Garbage(_) | Refusal::Closed | Refusal::Tls(_) => Some(Event::Faulty),
             Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => None,
             Refusal::Credentials { why: Why::Resting, .. } => None,
+            Refusal::Script | Refusal::Direct(_) => None,
             Refusal::Status(..) | Refusal::Credentials { .. } => Some(Event::Answered),
         }
     }
 
     /// Say whether a person has been told already.
     pub fn is_told_already(&self) -> bool {
-        matches!(self, Refusal::Credentials { why: Why::Resting, .. })
+        matches!(self, Refusal::Credentials { why: Why::Resting, .. } | Refusal::Script)
     }
 
     /// Give the counter that counts it.
@@ -114,6 +120,8 @@ impl Refusal {
             Refusal::Memory => &stats.refused_memory,
             Refusal::Nameless => &stats.refused_nameless,
             Refusal::OverTls => &stats.refused_dns_over_tls,
+            Refusal::Script => &stats.refused_script,
+            Refusal::Direct(_) => &stats.refused_direct,
         }
     }
 
@@ -134,6 +142,8 @@ impl Refusal {
             Refusal::Memory => "memory",
             Refusal::Nameless => "nameless",
             Refusal::OverTls => "over-tls",
+            Refusal::Script => "script",
+            Refusal::Direct(_) => "direct",
         }
     }
 
@@ -154,6 +164,8 @@ impl Refusal {
                 format!("the proxy {proxy} refused {target}: {}", format!("{status} {reason}").trim_end())
             }
             Refusal::Descriptors(error) => format!("no socket for a connection to {target}: {error}"),
+            Refusal::Script => format!("the PAC file has no way to {target}"),
+            Refusal::Direct(why) => format!("no connection to {target} past the proxies, as the PAC file wants: {why}"),
             Refusal::Memory => format!("no buffers for a connection to {target}: too many are open"),
             Refusal::Nameless => format!("no name is known for {target}: its program must ask for the address again"),
             Refusal::OverTls => format!("{target} was refused: DNS over TLS cannot give virtual addresses"),

@@ -22,6 +22,8 @@ pub struct Policy {
     pub check: Option<Target>,
     /// Whether another is asked also where one has refused as its policy.
     pub on_refusal: bool,
+    /// Whether a PAC file says for each connection which proxies may be asked (see ways.rs).
+    pub by_script: bool,
 }
 
 /// The proxies in the user's order, each with its standing.

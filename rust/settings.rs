@@ -37,7 +37,7 @@ pub fn policy(way: &str, host: &str, port: u16, on_refusal: bool) -> Result<Poli
     let balance = Balance::named(way).ok_or_else(|| Error::Setting(format!("{way:?} is no way to balance")))?;
     let target = || Target::parse(host, port).ok_or_else(|| Error::Setting("no target of a health check".to_owned()));
     let check = if host.is_empty() { None } else { Some(target()?) };
-    Ok(Policy { balance, check, on_refusal })
+    Ok(Policy { balance, check, on_refusal, by_script: false })
 }
 
 /// Give the address of a proxy or a resolver.

@@ -9,6 +9,7 @@ use crate::desk::Desk;
 use crate::errand::Errand;
 use crate::error::Error;
 use crate::names::{Mode, Names};
+use crate::naming::Resolver;
 use crate::packet::FourTuple;
 use crate::refusal::Refusal;
 use crate::rings::{Rings, Slot};
@@ -56,8 +57,8 @@ impl Shared {
     }
 
     /// Resolve names in this thread.
-    pub fn open_desk(&mut self, names: Names) {
-        self.desk = Some(Desk::new(names, Arc::clone(&self.stats)));
+    pub fn open_desk(&mut self, names: Names, resolvers: Arc<[Resolver]>) {
+        self.desk = Some(Desk::new(names, resolvers, Arc::clone(&self.stats)));
     }
 
     /// Give what a proxy is to be asked for, for a connection to `destination`; with the pin of its name if it has one.

@@ -8,19 +8,21 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use smoltcp::iface::{Config, Interface};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
 use crate::datagram::Datagram;
-use crate::desk::{self, Heeded};
+use crate::desk::{self, Desk, Heeded};
 use crate::device::Device;
 use crate::errand::{self, Errands};
 use crate::flow::{Flow, Served};
 use crate::link::Wire;
 use crate::lookups::Asker;
 use crate::names::Names;
+use crate::naming::Resolver;
 use crate::packet::{self, FourTuple, Peek, Segment, flag};
 use crate::probe::Probe;
 use crate::sessions::Sessions;
@@ -90,8 +92,8 @@ impl Stack {
     }
 
     /// Resolve names here from now on.
-    pub fn open_desk(&mut self, names: Names) {
-        self.shared.open_desk(names);
+    pub fn open_desk(&mut self, names: Names, resolvers: Arc<[Resolver]>) {
+        self.shared.open_desk(names, resolvers);
     }
 
     /// Read one packet from the TUN and act on it; false when there is none. Errors mean that the TUN is gone.
@@ -274,6 +276,9 @@ impl Stack {
     }
 
     fn run_errands(&mut self, now: Instant) {
+        if self.shared.desk.as_mut().is_some_and(Desk::any_unsent) {
+            self.errands.wake_all();
+        }
         for errand in self.shared.errands.drain(..) {
             self.errands.add(errand);
         }
@@ -287,6 +292,9 @@ impl Stack {
     fn deliver_answers(&mut self, now: Instant) {
         let Some(desk) = &mut self.shared.desk else { return };
         desk.look(now);
+        if let Some(enquiry) = desk.connect(now, &mut self.shared.upstreams) {
+            self.shared.errands.push(Box::new(enquiry));
+        }
         for (asker, answer) in desk.lookups.take_answered() {
             match asker {
                 Asker::Datagram { program, resolver } => self.answer_datagram(program, resolver, &answer),

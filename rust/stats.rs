@@ -87,6 +87,10 @@ counters! {
     refused_dns_over_tls,
     /// Connects for which no credentials could be shown: the proxy had refused them a while ago, or a token was missing.
     refused_credentials,
+    /// Connects that the PAC file has no way for.
+    refused_script,
+    /// Connects that were to go past the proxies, as the PAC file wants, and failed.
+    refused_direct,
     /// Connects that the proxy answered with 401 (Unauthorized).
     refused_status_401,
     /// Connects that the proxy answered with 403 (Forbidden).

@@ -76,7 +76,12 @@ impl Tally {
             Refusal::Status(400..=499, _) => self.refused_4xx.up(),
             Refusal::Status(500..=599, _) => self.refused_5xx.up(),
             Refusal::Status(..) => self.refused_other.up(),
-            Refusal::Descriptors(_) | Refusal::Memory | Refusal::Nameless | Refusal::OverTls => {}
+            Refusal::Descriptors(_)
+            | Refusal::Memory
+            | Refusal::Nameless
+            | Refusal::OverTls
+            | Refusal::Script
+            | Refusal::Direct(_) => {}
         }
     }
 }

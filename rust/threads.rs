@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::names::Names;
+use crate::names::{Mode, Names};
 use crate::roster::Roster;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -21,7 +21,7 @@ use crate::stack::Stack;
 use crate::standing::Standing;
 use crate::stats::{Notes, Stats};
 use crate::target::Target;
-use crate::trial::Outcome;
+use crate::trial::{Outcome, Question};
 use crate::upstreams::{Proxy, Upstreams, share_logins};
 use crate::wishes::{self, Grant, Inbox, Outbox, Wish, Wishes};
 use crate::worker::{self, Signal};
@@ -89,7 +89,8 @@ impl Threads {
         let upstreams = Upstreams::of(Arc::clone(&common.roster), self.running.len(), wishes, counted);
         let mut shared = Shared::new(upstreams, memory)?;
         if let Some(names) = names {
-            shared.open_desk(names);
+            let resolvers = self.settings.naming.as_ref().map_or(&[][..], |naming| &naming.resolvers);
+            shared.open_desk(names, resolvers.into());
         }
         let mut stack = Stack::new(device, shared, RandomState::new().hash_one(0), worker::clock());
         let run = move || {
@@ -104,13 +105,16 @@ impl Threads {
         self.spawn("packets", run)
     }
 
-    /// Try every proxy, by asking it for `target` (None: for itself); `tried` gives what came of it.
+    /// Try every proxy, by asking it for `target` (None: for itself, by name where names are virtual); `tried` gives what
+    /// came of it.
     pub fn attempt(&mut self, target: Option<Target>) -> Result<(), Error> {
         let (line, wishes) = self.new_line()?;
         let (common, proxies) = (Arc::clone(&self.common), self.settings.proxies.clone());
+        let by_name = self.settings.naming.as_ref().is_some_and(|naming| naming.mode == Mode::Virtual);
+        let question = target.map_or(Question::Itself { by_name }, Question::Target);
         let run = move || {
             let signals = (&line.stop, &line.bell);
-            let work = || worker::try_proxies(&proxies, target, wishes, signals, || common.tell());
+            let work = || worker::try_proxies(&proxies, &question, wishes, signals, || common.tell());
             match catch_unwind(AssertUnwindSafe(work)) {
                 Ok(Ok(outcomes)) => *common.tried() = Some(outcomes),
                 Ok(Err(error)) => return common.end(Err(error.to_string())),

@@ -119,7 +119,10 @@ impl Session {
             let mut came = std::mem::take(&mut self.incoming);
             let (used, opened) = self.open(&mut came, into).map_err(broken)?;
             came.drain(..used);
-            (self.incoming, given) = (came, opened);
+            given = opened;
+            if !came.is_empty() {
+                self.incoming = came; // an idle connection holds no memory
+            }
         }
         Ok(self.outcome(given))
     }
@@ -143,7 +146,7 @@ impl Session {
 
     fn keep(&mut self, rest: &[u8], given: usize) -> io::Result<Read> {
         if rest.is_empty() {
-            self.incoming = Vec::new(); // an idle connection holds no memory
+            self.incoming = Vec::new(); // as above
         } else {
             self.incoming.clear();
             self.incoming.extend_from_slice(rest);
@@ -347,3 +350,6 @@ fn none_is_later(sent: io::Result<usize>) -> io::Result<usize> {
 fn broken(error: Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests;

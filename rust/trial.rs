@@ -2,8 +2,40 @@
 //!
 //! What counts is whether the proxy can be spoken to and takes the credentials; whether it likes the target does not.
 
+use std::net::SocketAddr;
+
 use crate::auth::Why;
 use crate::refusal::Refusal;
+use crate::target::Target;
+use crate::upstreams::Proxy;
+
+/// What the proxies are asked for when they are tried.
+pub enum Question {
+    Target(Target),
+    /// Each for port 443 of itself, which proxies mostly allow where they allow anything, and so get to the credentials;
+    /// where that one only hangs up, for its own port.
+    Itself {
+        /// By its name, if it has one: who refuses addresses may do so before asking for credentials.
+        by_name: bool,
+    },
+}
+
+const HTTPS: u16 = 443;
+
+impl Question {
+    /// Give what `proxy` is asked for.
+    pub fn of(&self, proxy: &Proxy) -> Target {
+        match self {
+            Question::Target(target) => target.clone(),
+            Question::Itself { by_name: true } => Target::parse(&proxy.name, HTTPS).unwrap_or_else(|| address(proxy)),
+            Question::Itself { by_name: false } => address(proxy),
+        }
+    }
+}
+
+fn address(proxy: &Proxy) -> Target {
+    SocketAddr::new(proxy.address.ip(), HTTPS).into()
+}
 
 /// What came of asking one proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +75,16 @@ mod tests {
     fn outcome(refusal: &Refusal) -> (&'static str, String) {
         let outcome = Outcome::of(0, refusal, "text".to_owned());
         (outcome.kind, outcome.text)
+    }
+
+    #[test]
+    fn proxy_with_a_name_is_asked_for_it_where_names_are_virtual() {
+        let mut proxy = Proxy::plain("192.0.2.1:3128".parse().unwrap());
+        let itself = |proxy: &Proxy, by_name| Question::Itself { by_name }.of(proxy);
+        assert_eq!(itself(&proxy, true), Target::parse("192.0.2.1", 443).unwrap());
+        proxy.name = "proxy.corp.example".to_owned();
+        assert_eq!(itself(&proxy, true), Target::parse("proxy.corp.example", 443).unwrap());
+        assert_eq!(itself(&proxy, false), Target::parse("192.0.2.1", 443).unwrap());
     }
 
     #[test]

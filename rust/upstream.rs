@@ -65,15 +65,21 @@ impl Upstream {
             }
             OwnedFd::from_raw_fd(fd)
         };
+        let upstream = Upstream::of(fd);
+        // the last ACK of the handshake goes with the request, which follows at once
+        upstream.acknowledge_at_once(false);
+        upstream.connect(address)?;
+        Ok(upstream)
+    }
+
+    /// Take over a socket that somebody else has begun to connect.
+    pub fn of(fd: OwnedFd) -> Upstream {
         let upstream = Upstream { fd, tls: None };
         upstream.set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
         upstream.set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
         upstream.set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, KEEPALIVE_IDLE);
         upstream.set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL);
-        // the last ACK of the handshake goes with the request, which follows at once
-        upstream.acknowledge_at_once(false);
-        upstream.connect(address)?;
-        Ok(upstream)
+        upstream
     }
 
     /// Speak TLS: nothing else may have been said by it.
@@ -261,7 +267,8 @@ impl Tls {
     fn receive(&mut self, fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<Moved> {
         for _ in 0..READS {
             match self.session.read(bytes)? {
-                Read::Bytes(bytes, more) => return Ok(Moved { bytes, more }),
+                // the kernel was not asked
+                Read::Bytes(bytes, _) => return Ok(Moved { bytes, more: true }),
                 Read::End => return Ok(Moved { bytes: 0, more: false }),
                 Read::Nothing => {}
             }

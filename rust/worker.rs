@@ -17,7 +17,7 @@ use crate::refusal::Refusal;
 use crate::spin::{LOOK, Spin};
 use crate::stack::Stack;
 use crate::target::Target;
-use crate::trial::Outcome;
+use crate::trial::{Outcome, Question};
 use crate::upstream::Ready;
 use crate::upstreams::{Proxy, Upstreams};
 use crate::wishes::Wishes;
@@ -118,11 +118,10 @@ pub fn run(stack: &mut Stack, stop: &Signal, bell: &Signal, told: impl Fn()) -> 
     }
 }
 
-/// Ask each of `proxies` for `target` (None: for port 443 of itself, which proxies mostly allow where they allow anything,
-/// and so get to the credentials; where that one only hangs up, for its own port), one after the other, until one takes it or `stop` is raised.
+/// Ask each of `proxies`, one after the other, until one takes it or `stop` is raised.
 pub fn try_proxies(
     proxies: &[Proxy],
-    target: Option<Target>,
+    question: &Question,
     wishes: Wishes,
     (stop, bell): (&Signal, &Signal),
     told: impl Fn(),
@@ -135,11 +134,9 @@ pub fn try_proxies(
     let mut outcomes = Vec::new();
     for (index, proxy) in proxies.iter().enumerate() {
         upstreams.only(proxy.clone());
-        // by name where it has one: some proxies refuse every address, and that before they look at credentials
-        let itself = || Target::parse(&proxy.name, 443).unwrap_or_else(|| proxy.address.into());
-        let mut asked = target.clone().unwrap_or_else(itself);
+        let mut asked = question.of(proxy);
         let Some(mut outcome) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
-        if target.is_none() && matches!(outcome, Some(Refusal::Closed)) {
+        if matches!((question, &outcome), (Question::Itself { .. }, Some(Refusal::Closed))) {
             asked = proxy.address.into();
             let Some(second) = try_one(&mut upstreams, &asked, &epoll, bell, &told)? else { break };
             outcome = second;

@@ -30,6 +30,8 @@ from proxyvpn.errors import Exit, MachineLocked, ProtocolError, ProxyUnreachable
 from proxyvpn.exclusion import NOBODY, Excluded
 from proxyvpn.messages import Ask, Closed, Confirm, Confirmed, Counters, Down, Report, Standing, Update
 from proxyvpn.options import Options
+from proxyvpn.pac import source
+from proxyvpn.pac.refresh import Refresh
 from proxyvpn.plan import Endpoint, IPAddress, Tunnel
 from proxyvpn.reach import Interrupted, Place
 from proxyvpn.renewal import Found, Renewal
@@ -88,9 +90,13 @@ class Life:
         self._record: Record | None = None
         self._weaker: tuple[str, ...] = ()
         self._state.read()  # a corrupt record is said before anything starts
-        self._wishes = Wishes(
-            {direct.KIND: direct.Direct(self._dial, self._direct_resolvers), **world.providers(options)}
-        )
+        providers = world.providers(options)
+        ways = providers.get(source.KIND)
+        permits = direct.anywhere
+        if isinstance(ways, source.Source) and options.script is not None:
+            permits = ways.permits
+            providers["refresh"] = Refresh(options.script, ways, self._dial, world.say)
+        self._wishes = Wishes({direct.KIND: direct.Direct(self._dial, self._direct_resolvers, permits), **providers})
         self._helper = world.helper()
         self._worker = world.worker()
 
@@ -488,6 +494,7 @@ def _tunnel(
         names=options.names.mode,
         excluded_users=excluded.users,
         excluded_cgroups=excluded.cgroups,
+        pac=options.script is not None,
     )
 
 

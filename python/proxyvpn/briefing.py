@@ -22,7 +22,7 @@ def start(
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
     ports = tuple(sorted({proxy.port for proxy in options.proxies}))
     told = upstreams(options, places)
-    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports)
+    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports, options.script is not None)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
@@ -39,6 +39,8 @@ def files(options: Options, state: StateDir) -> dict[str, int]:
         if tls.cert:
             contents["identity"] = tlsfiles.identity(tls.cert, tls.key)
         opened |= {name: tlsfiles.sealed(name, content) for name, content in contents.items()}
+    if any(resolver.path for resolver in options.names.resolvers):
+        opened["authorities"] = tlsfiles.sealed("authorities", tlsfiles.trust("", os.environ))
     if options.names.mode == VIRTUAL:
         opened["names"] = state.names()
     return opened

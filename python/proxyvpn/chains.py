@@ -156,7 +156,7 @@ def _tables(tunnel: Tunnel, host: Host, version: int) -> dict[str, dict[str, lis
             "SHIELD": _shield(host, version),
             "ARRIVALS": _arrivals(tunnel, host, version),
             "EARLIER": _earlier(host.earlier, version),
-            "CAPTURE": [*_leave_alone(tunnel, host), *_capture(tunnel, version)],
+            "CAPTURE": [f"{_EXCLUDED} -j MARK --set-mark 0", *_leave_alone(tunnel, host), *_capture(tunnel, version)],
             "GUARD": _guard(tunnel, host, version),
         },
         "filter": {"REFUSE": _refuse(tunnel, host, version)},
@@ -172,6 +172,7 @@ def _arrivals(tunnel: Tunnel, host: Host, version: int) -> list[str]:
     return [
         f"-i {host.ifname} -j MARK --set-mark {INBOUND:#x}",
         f"-i {host.ifname} -j RETURN",
+        *_of_proxies(tunnel, version),
         *([] if tunnel.captures_names else ["! -p tcp -j RETURN"]),
         *(f"-m addrtype --dst-type {kind} -j RETURN" for kind in _NOT_FORWARDED[version]),
         *_names(tunnel, "udp"),
@@ -183,6 +184,13 @@ def _arrivals(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         *_bypass(tunnel, version),
         _CAPTURE,
     ]
+
+
+def _of_proxies(tunnel: Tunnel, version: int) -> list[str]:
+    """What a proxy itself sends through this machine (it is in a container)."""
+    there = dict.fromkeys(each.address for each in tunnel.proxies if each.address.version == version)
+    found = [f"-s {each} -m addrtype --dst-type UNICAST -j MARK --set-mark {EXCLUDED:#x}" for each in there]
+    return [*found, f"{_EXCLUDED} -j RETURN"] if found else []
 
 
 def _names(tunnel: Tunnel, protocol: str) -> list[str]:
@@ -200,7 +208,6 @@ def _leave_alone(tunnel: Tunnel, host: Host) -> list[str]:
     by += [f'-m cgroup --path "{each}"' for each in there]
     later = f"-p tcp -m tcp ! --syn -m connmark --mark {EXCLUDED:#x}"
     return [
-        f"{_EXCLUDED} -j MARK --set-mark 0",
         "-o lo -j RETURN",
         *(f"{each} -j MARK --set-mark {EXCLUDED:#x}" for each in (*by, later)),
         f"{_EXCLUDED} -j CONNMARK --set-mark {EXCLUDED:#x}",
@@ -266,7 +273,7 @@ def _guard(tunnel: Tunnel, host: Host, version: int) -> list[str]:
         f"{_SOURCE_ROUTED[version]} -j DROP",
         f"{_IN} -j RETURN",
         f"-m mark --mark {INBOUND:#x} -m conntrack --ctdir REPLY -j RETURN",
-        *([f"{_EXCLUDED} -j RETURN"] if tunnel.excludes else []),
+        f"{_EXCLUDED} -j RETURN",
         *_answers(tunnel),
         *_allowed(tunnel, version, "-j DROP"),
         "-j DROP",

@@ -55,7 +55,7 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--proxy", multiple=True, metavar="URL", help="http[s]://[user:password@]host:port; repeatable.")
+@click.option("--proxy", multiple=True, metavar="URL", help="http[s]://[user:password@]host:port, or pac:URL.")
 @click.option("--proxy-user", metavar="USER[:PASSWORD]", help="User (and password) for the proxy.")
 @click.option("--proxy-password-file", type=click.Path(), metavar="FILE", help="Read the password from FILE.")
 @click.option("--proxy-password-command", metavar="COMMAND", help="Run COMMAND; the first line is the password.")

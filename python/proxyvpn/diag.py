@@ -41,6 +41,7 @@ class Entry:
     state: int
     key: bytes
     user: int = 0
+    inode: int = 0
     told: bytes = b""
 
     @property
@@ -67,8 +68,8 @@ class Entry:
 
 def entry(body: bytes) -> Entry:
     """Pure: give the socket that one answer tells of."""
-    family, state, _, _, key, user, _ = _TOLD.unpack_from(body)
-    return Entry(family, state, key, user, body[_TOLD.size :])
+    family, state, _, _, key, user, inode = _TOLD.unpack_from(body)
+    return Entry(family, state, key, user, inode, body[_TOLD.size :])
 
 
 def answers(kind: int, flags: int, ask: bytes) -> Iterator[tuple[int, bytes]]:

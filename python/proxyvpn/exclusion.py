@@ -1,9 +1,9 @@
 """Who stays outside the tunnel: whom the user names, and a proxy that runs on this machine.
 
 Such a proxy's own connections to the world must not be captured: they would come back to it, for ever. It is known by
-its cgroup where it has one of its own (a service, a container), else by its user where that is not the user of `up`, nor
-root; never by more. Where neither tells it from other programs, `up` ends and says what to do. Needs no privilege: whom
-the helper is told of, it looks at itself.
+its cgroup where it has one of its own (a service, a container), else by its user where that is not who runs `up`,
+nor root; never by more. Where neither tells it from other programs, `up` ends and says what to do. Needs no privilege:
+whom the helper is told of, it looks at itself.
 
 A container's proxy is known by its address: what this machine forwards from a proxy's address is that proxy's own
 (ruleset.py). Docker puts a program of its own before it, whose command line tells where the container is.
@@ -15,7 +15,7 @@ import os
 import pwd
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -86,6 +86,19 @@ def decide(name: str, listener: Listener, given: Excluded, asker: Asker) -> Excl
         f"it is {whose} like other programs here, in {f'cgroup {listener.cgroup}' if listener.cgroup else 'no cgroup'}",
         "run it as a service or as a user of its own; or name that: --exclude-cgroup NAME.service, --exclude-user NAME",
     )
+
+
+def warned(found: Excluded, captured: bool, strict: bool) -> Excluded:
+    """Pure: add what a person must know: DNS is `captured`; some interface is `strict` about sources (rp_filter 1)."""
+    more: tuple[str, ...] = ()
+    if found.notes and captured:
+        more = ("should that proxy look up names by a resolver on this machine, name its domain: --direct-domain",)
+    if found.cgroups and strict:
+        more += (
+            "with rp_filter 1 and the killswitch, answers to what is known by its cgroup are dropped: "
+            "sysctl -w net.ipv4.conf.INTERFACE.rp_filter=2, or --exclude-user",
+        )
+    return replace(found, notes=(*found.notes, *more))
 
 
 def is_own(cgroup: str) -> bool:

@@ -33,6 +33,8 @@ _REASONS: Final = {
     "refused_closed": "hung up on",
     "refused_tls": "no TLS with the proxy",
     "refused_credentials": "for want of credentials",
+    "refused_script": "by the PAC file",
+    "refused_direct": "past the proxies",
     "refused_descriptors": "for want of descriptors",
     "refused_memory": "for want of memory",
     "refused_nameless": "to virtual addresses that no name has",

@@ -1,13 +1,16 @@
 """Who on this machine listens where a proxy is said to be: users and cgroups, as the kernel tells anybody who asks.
 
-A socket has the cgroup of who made it: that of a listener which systemd made for a service is systemd's own.
+What the kernel tells of a socket is who made it: systemd for a service, or root before it became somebody else. So the
+processes that hold it are looked at, too, as far as they may be: root sees all, others their own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import Final
@@ -23,7 +26,7 @@ _ASK: Final = struct.Struct("=BBBBI48x")
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket; `cgroup` is the path of its cgroup, empty where it has none of its own."""
+    """Who listens: a user in a cgroup, whose path is empty where it is the root of all."""
 
     user: int
     cgroup: str
@@ -32,7 +35,9 @@ class Listener:
 def at(endpoint: Endpoint) -> tuple[Listener, ...]:
     """Give those who accept connections to this address and port. Raises KernelError."""
     found = chosen(_listening(), endpoint.address, endpoint.port)
-    return tuple(dict.fromkeys(Listener(each.user, cgroups.path_of(each.cgroup)) for each in found))
+    holding = {each.inode: tuple(_holders(each.inode)) for each in found}
+    listeners = [each for entry in found for each in serving(_as_made(entry), holding[entry.inode])]
+    return tuple(dict.fromkeys(listeners))
 
 
 def is_here(address: IPAddress) -> bool:
@@ -48,6 +53,14 @@ def is_here(address: IPAddress) -> bool:
         return False
 
 
+def serving(maker: Listener, holders: tuple[Listener, ...]) -> tuple[Listener, ...]:
+    """Pure: give those who accept connections: who holds the socket, or who made it where nobody is seen to hold it.
+
+    A parent that stays root, and whose children serve, is not meant.
+    """
+    return tuple(each for each in holders if each.user) or holders or (maker,)
+
+
 def chosen(entries: Iterable[Entry], address: IPAddress, port: int) -> tuple[Entry, ...]:
     """Pure: give those of `entries` that the kernel would choose among: the ones of the very address come first."""
     there = [each for each in entries if each.local_port == port]
@@ -60,6 +73,31 @@ def _takes_all(entry: Entry, address: IPAddress) -> bool:
     if not local.is_unspecified:
         return False
     return local.version == address.version or (address.version == 4 and not entry.only_ipv6)
+
+
+def _as_made(entry: Entry) -> Listener:
+    return Listener(entry.user, cgroups.path_of(entry.cgroup))
+
+
+def _holders(inode: int) -> Iterator[Listener]:
+    """Give the processes that have a socket open, but for those that cannot be seen."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if any(_is_socket(f"/proc/{name}/fd/{fd}", inode) for fd in os.listdir(f"/proc/{name}/fd")):
+                yield Listener(_user(name), cgroups.of_process(name) or "")
+
+
+def _user(process: str) -> int:
+    """Give as whom a process acts (proc_pid_status(5)): its directory would be root's where it has changed its user."""
+    with open(f"/proc/{process}/status", "rb") as file:
+        return next((int(line.split()[4]) for line in file if line.startswith(b"Uid:")), 0)
+
+
+def _is_socket(path: str, inode: int) -> bool:
+    try:
+        return os.readlink(path) == f"socket:[{inode}]"
+    except OSError:
+        return False
 
 
 def _listening() -> list[Entry]:

@@ -179,6 +179,8 @@ class Start:
     has_resolvers: bool = False
     ports: tuple[int, ...] = ()
     """Of proxies that may come later: no connection is possible to others than these and those of `upstreams`."""
+    by_script: bool = False
+    """Whether each connection wishes for the ways that a PAC file gives (kind `pac`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,14 @@ MOST_PROXIES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched."""
+    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched. It can
+    be fetched again from `url`, at `address`."""
 
     text: str = field(repr=False)
     origin: str = ""
     mine: tuple[str, ...] = ()
+    url: str = field(default="", repr=False)
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ def ready_line(options: Options, ifname: str, resolvers: tuple[str, ...], remote
     """Say in one line what happens to TCP, UDP and DNS from now on; `remote`: who reads it came in by SSH."""
     proxies = _named(tuple(map(str, options.proxies)), options.balancing.way)
     source = f" (from {options.source})" if options.source else ""
+    if options.script is not None:
+        proxies = f"what the PAC file {options.script.origin} says, of {', '.join(map(str, options.proxies))}"
     names = ", ".join(resolvers)
     captured = f"; {_names(options.names, resolvers)}" if options.names.are_captured else ""
     if options.killswitch:

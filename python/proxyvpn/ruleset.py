@@ -44,6 +44,7 @@ _AFTER_END: Final = 2
 _CHAINS: Final = ("shield", "arrivals", "capture", "refuse", "guard")
 _TYPES: Final = {
     "proxy": "type {0}_addr . inet_service",
+    "sender": "type {0}_addr",
     "resolver": "type {0}_addr",
     "bypass": "type {0}_addr; flags interval",
     "earlier": "type {0}_addr . inet_service . {0}_addr . inet_service",
@@ -106,8 +107,10 @@ def elements(tunnel: Tunnel, host: Host) -> dict[str, tuple[str, ...]]:
 
 
 def of_proxies(proxies: Iterable[Endpoint]) -> dict[str, tuple[str, ...]]:
-    """Give the elements of proxy4 and proxy6."""
-    return _by_version("proxy", ((each.address, f"{each.address} . {each.port}") for each in proxies))
+    """Give the elements of proxy4 and proxy6, and of sender4 and sender6: where proxies are that are not here."""
+    listed = tuple(proxies)
+    places = _by_version("proxy", ((each.address, f"{each.address} . {each.port}") for each in listed))
+    return places | _of_addresses("sender", (each.address for each in listed if not each.address.is_loopback))
 
 
 def of_resolvers(resolvers: Iterable[IPAddress]) -> dict[str, tuple[str, ...]]:
@@ -214,10 +217,14 @@ def _arrivals(tunnel: Tunnel, host: Host) -> list[str]:
     Here a SYN/ACK may as well be the far end's answer to a container. Ours is one from where SYNs may arrive: from a
     bypassed network, or from behind an address of this machine that is translated (a published port).
 
+    What a proxy itself sends through this machine (it is in a container) would come back to it, if it were captured.
+
     What comes out of the TUN gets its connection's mark back, so that a check of its source (firewalld's IPv6_rpfilter,
     rp_filter with src_valid_mark) finds that the way back leads into the TUN.
     """
+    from_proxy = "{ip} saddr @sender{v} fib daddr type unicast fib saddr . iif oif exists"
     return [
+        *_both(host, f"{from_proxy} meta mark set {EXCLUDED:#x} return"),
         _of_no_interest(tunnel),
         f'iifname "{host.ifname}" {_CAPTURED} meta mark set {MARK:#x} return',
         f'iifname "{host.ifname}" return',
@@ -236,6 +243,7 @@ def _arrivals(tunnel: Tunnel, host: Host) -> list[str]:
 def _capture(tunnel: Tunnel, host: Host) -> list[str]:
     """TCP that this machine originates, and its DNS, where that is ours."""
     return [
+        f"{_EXCLUDED} meta mark set 0",
         *_leave_alone(tunnel, host),
         _of_no_interest(tunnel),
         'oifname "lo" return',
@@ -269,7 +277,6 @@ def _leave_alone(tunnel: Tunnel, host: Host) -> list[str]:
             place = f"{host.cgroup_place}/" if host.cgroup_place else ""
             by.append(f'socket cgroupv2 level {path.count("/") + 1} "{place}{path}"')
     return [
-        f"{_EXCLUDED} meta mark set 0",
         'oifname "lo" return',
         *(f"{each} ct mark set {EXCLUDED:#x} meta mark set {EXCLUDED:#x} return" for each in by),
         f"ct mark {EXCLUDED:#x} tcp flags & (syn | ack) != syn meta mark set {EXCLUDED:#x} return",
@@ -344,7 +351,7 @@ def _guard(tunnel: Tunnel, host: Host) -> list[str]:
         f'iifname "{host.ifname}" ct direction reply accept',
         f'meta mark {MARK:#x} counter name "dropped" drop',
         f"{_IN} accept",
-        *([f"{_EXCLUDED} accept"] if tunnel.excludes else []),
+        f"{_EXCLUDED} accept",
         *_answers(tunnel.inbound, "accept"),
         *_allowed(tunnel, host, "accept"),
         'counter name "dropped" drop',

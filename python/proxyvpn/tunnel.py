@@ -18,7 +18,8 @@ from proxyvpn.mark import POOL4, POOL6, TUN4, TUN6
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-MOST_PROXIES: Final = 8
+MOST_PROXIES: Final = 16
+"""So many have their counters in one message."""
 MOST_RESOLVERS: Final = 8
 MOST_BYPASS: Final = 64
 MOST_INBOUND: Final = 15

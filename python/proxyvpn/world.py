@@ -109,7 +109,10 @@ def providers(options: Options, environ: Mapping[str, str], say: Callable[[str],
 def exclude(options: Options, places: tuple[Place, ...]) -> Excluded:
     """Find out who is to be left alone. Raises UsageError."""
     proxies = ((str(place.proxy), place.endpoint) for place in places)
-    return exclusion.find(options.exclude_users, options.exclude_cgroups, proxies)
+    found = exclusion.find(options.exclude_users, options.exclude_cgroups, proxies)
+    settings = (read_text(str(path)) for path in Path("/proc/sys/net/ipv4/conf").glob("*/rp_filter"))
+    strict = options.killswitch and "1" in {text.strip() for text in settings}
+    return exclusion.warned(found, options.names.are_captured, strict)
 
 
 def came_by_ssh(environ: Mapping[str, str], programs: tuple[str, ...]) -> bool:

@@ -30,21 +30,22 @@ def over_udp(host: str, port: int) -> bool:
         return sock.recv(100) == b"answer"
 
 
-WAYS = {
-    "tcp": over_tcp,
-    "udp": lambda host: over_udp(host, UDP_PORT),
-    "dns": lambda host: over_udp(host, DNS_PORT),
-}
+def is_answered(way: str, host: str) -> bool:
+    """Try one of WAYS."""
+    return over_tcp(host) if way == "tcp" else over_udp(host, UDP_PORT if way == "udp" else DNS_PORT)
+
+
+WAYS = ("tcp", "udp", "dns")
 
 
 def main() -> None:
     """Try everything."""
     for host in sys.argv[1:]:
         answered = []
-        for name, way in WAYS.items():
+        for way in WAYS:
             try:
-                if way(host):
-                    answered.append(name)
+                if is_answered(way, host):
+                    answered.append(way)
             except OSError:
                 continue
         print(host, *answered, flush=True)

@@ -68,7 +68,10 @@ class Bench:
     watch: Watch
     counts: Path
     proxy: str
+    rows: tuple[Row, ...] = ROWS
     killswitch: bool = True
+    more: tuple[str, ...] = ()
+    """Further options of every `up`."""
     before: tuple[str, ...] = ()
     """What `proxyvpn` is run with: to hide some ways to load a firewall."""
     ways: tuple[str, ...] = ()
@@ -79,8 +82,8 @@ class Bench:
 
     def offered(self) -> dict[str, int]:
         """Give what was offered of each row so far."""
-        numbers = struct.unpack(f"{len(ROWS)}Q", self.counts.read_bytes())
-        return {row.name: number for row, number in zip(ROWS, numbers, strict=True)}
+        numbers = struct.unpack(f"{len(self.rows)}Q", self.counts.read_bytes())
+        return {row.name: number for row, number in zip(self.rows, numbers, strict=True)}
 
     def mark(self) -> Mark:
         """Note where the counters stand. What is on its way at this moment counts as seen later."""
@@ -93,7 +96,7 @@ class Bench:
     def hammer(self, packets: int = 0) -> None:
         """Go on until every row has offered its share of so many packets."""
         before = self.offered()
-        wanted = {row.name: max(2, int((packets or self.packets) * row.share)) for row in ROWS}
+        wanted = {row.name: max(2, int((packets or self.packets) * row.share)) for row in self.rows}
 
         def behind() -> list[str]:
             now = self.offered()
@@ -110,15 +113,15 @@ class Bench:
         self.hammer(CONTROL)
         wait.until(lambda: self._slow_ones_seen(begun), "memberships are told of, and streams opened again")
         found = self.since(begun)
-        seen = {row.name for row in ROWS if found[row.name].leaked >= least(row, found[row.name])}
-        blind = {row.name: found[row.name] for row in ROWS if row.name not in seen | self.told}
-        self.told |= {row.name for row in ROWS if row.kind == "membership"} & seen
+        seen = {row.name for row in self.rows if found[row.name].leaked >= least(row, found[row.name])}
+        blind = {row.name: found[row.name] for row in self.rows if row.name not in seen | self.told}
+        self.told |= {row.name for row in self.rows if row.kind == "membership"} & seen
         assert not blind, f"the detector does not see what leaves: {blind}"
 
     def _slow_ones_seen(self, begun: Mark) -> bool:
         """The kernel tells of memberships within a second or two; a stream that hangs is given up in half of one."""
         now = self.watch.now()
-        slow = {row.name for row in ROWS if row.kind in ("membership", "stream")} - self.told
+        slow = {row.name for row in self.rows if row.kind in ("membership", "stream")} - self.told
         return all(now[name] > begun.seen[name] for name in slow)
 
 
@@ -133,31 +136,33 @@ def leaks(cells: Cells, may: frozenset[str] = frozenset()) -> dict[str, Cell]:
 
 
 @contextlib.contextmanager
-def bench(bed: Rig) -> Iterator[Bench]:
-    """Run the senders and the detector; needs the servers of `world`."""
+def bench(bed: Rig, rows: tuple[Row, ...] = ROWS, resolvers: bool = True) -> Iterator[Bench]:
+    """Run the senders and the detector; needs the servers of `world`. `resolvers`: DNS may go to them directly."""
     counts = bed.home / "offered"
-    counts.write_bytes(bytes(8 * len(ROWS)))
+    counts.write_bytes(bytes(8 * len(rows)))
     counts.chmod(0o666)
     bed.mid.sh(f"ip addr add {GATEWAY4}/24 dev h0; ip addr add {GATEWAY6}/64 dev h0 nodad")
     bed.host.sh("sysctl -q -w net.ipv4.tcp_fastopen=5")  # data in the SYN without having been there before
     with echoing_proxy(bed.mid) as proxy:
-        watch = Watch(bed, int(proxy.rpartition(":")[2]))
+        watch = Watch(bed, int(proxy.rpartition(":")[2]), rows, resolvers)
         try:
-            with _senders(bed, counts):
-                yield Bench(bed, watch, counts, proxy)
+            with _senders(bed, counts, rows):
+                yield Bench(bed, watch, counts, proxy, rows)
         finally:
             watch.close()
 
 
 @contextlib.contextmanager
-def _senders(bed: Rig, counts: Path) -> Iterator[None]:
+def _senders(bed: Rig, counts: Path, rows: tuple[Row, ...]) -> Iterator[None]:
     groups = {
-        (space, root): [row.order(slot) for slot, row in enumerate(ROWS) if (row.space, row.root) == (space, root)]
+        (space, root): [row.order(slot) for slot, row in enumerate(rows) if (row.space, row.root) == (space, root)]
         for space in ("host", "box")
         for root in (False, True)
     }
     started = []
     for (space, root), orders in groups.items():
+        if not orders:
+            continue
         out = bed.home / f"offers-{space}-{'root' if root else 'user'}"
         words = (str(counts), str(PER_SECOND), str(0 if root else PLAIN_UID), *orders)
         with out.open("wb") as file:

@@ -131,7 +131,8 @@ def udp(row: dict[str, Any]) -> Offer:
 def raw(row: dict[str, Any]) -> Offer:
     """Send packets of the protocol whose number is the row's port."""
     sock = prepared(row, socket.SOCK_RAW, row["port"])
-    echo = {1: b"\x08\0\xf7\xff\0\0\0\0", 58: b"\x80" + bytes(7), 132: bytes.fromhex("1b591b59") + bytes(8)}
+    dns = bytes.fromhex("0fa0003500080000")
+    echo = {17: dns, 1: b"\x08\0\xf7\xff\0\0\0\0", 58: b"\x80" + bytes(7), 132: bytes.fromhex("1b591b59") + bytes(8)}
     packet, target = echo.get(row["port"], b"of no protocol"), (row["host"], 0)
     return lambda: ignored(sock.sendto(packet, target))
 

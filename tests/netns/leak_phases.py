@@ -55,7 +55,7 @@ done; done; done
 def options(bench: Bench) -> tuple[str, ...]:
     """Give the options of every `up` here."""
     switch = "--killswitch" if bench.killswitch else "--no-killswitch"
-    return ("--proxy", bench.proxy, switch, "--dns", RESOLVER4)
+    return ("--proxy", bench.proxy, switch, *(bench.more or ("--dns", RESOLVER4)))
 
 
 @contextlib.contextmanager

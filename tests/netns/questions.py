@@ -52,8 +52,8 @@ def by_tcp(space: Namespace, resolver: str, *names: str, kind: int = A) -> list[
     messages = [question(name, kind) for name in names]
     with space.connect(resolver, 53) as sock:
         sock.sendall(b"".join(struct.pack(">H", len(message)) + message for message in messages))
-        stream = sock.makefile("rb")
-        found = [stream.read(struct.unpack(">H", stream.read(2))[0]) for _ in messages]
+        with sock.makefile("rb") as stream:
+            found = [stream.read(struct.unpack(">H", stream.read(2))[0]) for _ in messages]
     return [parse(each) for each in found]
 
 

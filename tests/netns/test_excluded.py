@@ -9,7 +9,7 @@ import contextlib
 import os
 import selectors
 import socket
-import sys
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,9 +41,7 @@ _MOUNT = f"""
 mount -t cgroup2 none /sys/fs/cgroup
 mkdir -p /sys/fs/cgroup/{GROUP}/below /sys/fs/cgroup/{SIBLING}
 """
-_GONE = (
-    f"cd /sys/fs/cgroup && for each in {GROUP}/below {GROUP} {SIBLING} {BASE}; do rmdir $each 2>/dev/null || true; done"
-)
+_GONE = f"cd /sys/fs/cgroup; for each in {GROUP}/below {GROUP} {SIBLING} {BASE}; do rmdir $each || true; done"
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +78,25 @@ def excluding(
     assert difference(before, bed.dump()) == ""
 
 
+def as_whom(user: int, cgroup: str) -> str:
+    """Give the shell's words that become a Python of that user in that cgroup."""
+    join = f"echo $$ > /sys/fs/cgroup/{cgroup}/cgroup.procs;" if cgroup else ""
+    return f"{join} exec setpriv --reuid={user} --regid={user} --clear-groups /usr/bin/env -i /usr/bin/python3"
+
+
 def answered(bed: Bed, user: int = 0, cgroup: str = "", hosts: tuple[str, ...] = HOSTS) -> dict[str, list[str]]:
     """Let a program of that user in that cgroup ask, and give what was answered, by host."""
-    join = f"echo $$ > /sys/fs/cgroup/{cgroup}/cgroup.procs;" if cgroup else ""
-    script = f"{join} exec setpriv --reuid={user} --regid={user} --clear-groups /usr/bin/env -i /usr/bin/python3 -I"
-    # a copy that any user may read
-    program = bed.home / "asking.py"
+    script = f"{as_whom(user, cgroup)} -I"
+    program = bed.home / "asking.py"  # a copy that any user may read
     program.write_text(Path(asking.__file__).read_text())
     bed.home.chmod(0o755)
     done = bed.host.sh(f'{script} "$@"', str(program), *hosts)
     return {line.split()[0]: line.split()[1:] for line in done.splitlines()}
+
+
+def ways(found: dict[str, list[str]]) -> set[str]:
+    """Give what was answered by any host."""
+    return {way for each in found.values() for way in each}
 
 
 def everything(hosts: tuple[str, ...] = HOSTS) -> dict[str, list[str]]:
@@ -109,7 +116,7 @@ def test_excluded_user_is_left_alone_and_nobody_else(bed: Bed, way: str, killswi
         assert answered(bed, USER) == everything()
         assert not [each for each in found.seen if each.protocol in (TCP, UDP)]
         for user in (0, OTHER):
-            assert set(sum(answered(bed, user).values(), [])) <= _others(killswitch, names)
+            assert ways(answered(bed, user)) <= _others(killswitch, names)
         assert found.has(TCP, support.ELSEWHERE, asking.TCP_PORT)
 
 
@@ -123,7 +130,7 @@ def test_excluded_cgroup_is_left_alone_and_nobody_else(bed: Bed, way: str, kills
             assert answered(bed, user, group) == everything(), (user, group)
         assert not [each for each in found.seen if each.protocol in (TCP, UDP)]
         for user, group in ((0, ""), (USER, SIBLING)):
-            assert set(sum(answered(bed, user, group).values(), [])) <= _others(killswitch, names)
+            assert ways(answered(bed, user, group)) <= _others(killswitch, names)
 
 
 def _others(killswitch: bool, names: str) -> set[str]:
@@ -138,7 +145,7 @@ def test_service_that_is_made_anew_is_left_alone_again(bed: Bed) -> None:
         bed.host.sh(f"mkdir -p /sys/fs/cgroup/{GROUP}/below")
         wait.until(lambda: f"left alone are now: {GROUP}" in helper.said(), "the helper notices it", 3)
         assert answered(bed, 0, GROUP) == everything()
-        assert answered(bed, 0) == dict.fromkeys(HOSTS, [])
+        assert not ways(answered(bed, 0))
 
 
 def test_update_and_flush_leave_the_excluded_alone(bed: Bed) -> None:
@@ -153,17 +160,13 @@ def test_update_and_flush_leave_the_excluded_alone(bed: Bed) -> None:
 
 @pytest.mark.parametrize(("user", "cgroup"), [(USER, ""), (OTHER, GROUP)])
 def test_connection_of_an_excluded_program_from_before_up_goes_on(bed: Bed, user: int, cgroup: str) -> None:
-    join = f"echo $$ > /sys/fs/cgroup/{cgroup}/cgroup.procs;" if cgroup else ""
     hold = (
         "import socket, sys\n"
         f"s = socket.create_connection(('{support.ELSEWHERE}', {asking.TCP_PORT}), 5)\n"
         "print('open', flush=True); input(); s.sendall(b'question'); print(s.recv(100).decode(), flush=True)\n"
     )
-    script = f"{join} exec setpriv --reuid={user} --regid={user} --clear-groups /usr/bin/env -i /usr/bin/python3 -c"
-    import subprocess
-
     program = subprocess.Popen(
-        bed.host.command("sh", "-euc", f'{script} "$1"', "sh", hold),
+        bed.host.command("sh", "-euc", f'{as_whom(user, cgroup)} -c "$1"', "sh", hold),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -186,7 +189,7 @@ def test_virtual_address_leads_an_excluded_program_nowhere(bed: Bed, way: str, k
 def test_helper_refuses_a_cgroup_that_is_not_there(bed: Bed, group: str) -> None:
     before = bed.dump()
     helper = bed.helper()
-    with pytest.raises((ProxyvpnError), match="cgroup"):
+    with pytest.raises(ProxyvpnError, match="cgroup"):
         helper.open(replace(tunnel(killswitch=True), excluded_cgroups=(group,)))
     helper.end()
     assert difference(before, bed.dump()) == ""
@@ -241,6 +244,3 @@ def _talk(client: socket.socket) -> bool:
     except OSError:
         return True
     return False
-
-
-_ = sys

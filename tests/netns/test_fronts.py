@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from proxyvpn.errors import Exit
 from tests.netns import clients, corporate, fronts, programs, proxies
 from tests.netns.certificates import Authority, Certificate, authority
 from tests.netns.corporate import INSIDE, Corporation
@@ -19,7 +20,7 @@ from tests.netns.kerberos import DOMAIN, PROXY
 from tests.netns.proxies import SECOND_SQUID
 from tests.netns.published import Fetchers, publish
 from tests.netns.rig import Rig
-from tests.netns.up import up
+from tests.netns.up import proxyvpn, up
 
 pytestmark = pytest.mark.privileged
 
@@ -95,6 +96,15 @@ def test_programs_get_through_tls_with_a_password(
     ):
         scene.fetch_all(tmp_path)
         assert f"CONNECT pypi.world.test:443 {USER} " in squid.log.read_text()
+
+
+def test_wrong_password_is_found_out_by_a_name_where_addresses_are_refused(scene: Scene) -> None:
+    auth = corporate.BY_NAME_ONLY + corporate.BASIC + corporate.USERS_ONLY
+    (scene.bed.home / "wrong").write_text("wrong\n")
+    words = ("--proxy-user", USER, "--proxy-password-file", str(scene.bed.home / "wrong"))
+    with proxies.squid(scene.bed.mid, users={USER: PASSWORD}, auth=auth) as squid:
+        done = proxyvpn(scene.bed.host, "up", "--proxy", f"http://{PROXY}:{squid.port}", *words, *NAMES)
+    assert (done.returncode, "ready:" in done.stdout) == (Exit.PROXY_REFUSES, False), done.stderr
 
 
 def test_one_of_two_squids_behind_haproxy_may_die(scene: Scene, credentials: tuple[str, ...]) -> None:

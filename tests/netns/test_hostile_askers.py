@@ -23,7 +23,7 @@ from tests.netns import kernel_support as support
 from tests.netns.attack import PATIENCE, Forker, forker, offer
 from tests.netns.dumps import difference
 from tests.netns.hostile import OPEN, STATUS, TUNNEL, Row, packed
-from tests.netns.kernel_support import Bed
+from tests.netns.kernel_support import PROXY, RESOLVER, RESOLVER6, Bed
 from tests.netns.rig import open_fds
 from tests.netns.up import gone
 
@@ -96,6 +96,34 @@ def test_resolver_that_cannot_be_is_declined_and_the_tunnel_stays(bed: Bed, help
     during = bed.dump()
     assert victim.ask("Update", resolvers=[resolver], proxies=TUNNEL["proxies"])["is"] == "Refused"
     assert victim.ask("Update", resolvers=[], proxies=[])["is"] == "Refused"
+    assert difference(during, bed.dump()) == ""
+    assert victim.ask("Close")["left"] == []
+    assert victim.end()[0] == 0
+
+
+DIALS = (
+    *(
+        (PROXY, 3128),
+        (RESOLVER, 53),
+        (RESOLVER, 853),
+        (RESOLVER, 0),
+        (RESOLVER, -1),
+        (RESOLVER, 65536),
+        (RESOLVER, 2**63),
+    ),
+    *(("127.0.0.1", 53), ("::1", 53), (f"{RESOLVER6}%up0", 53), ("0.0.0.0", 53), ("198.18.0.1", 53), ("224.0.0.1", 53)),
+)
+
+
+@pytest.mark.parametrize("names", ["direct", "virtual"])
+def test_connection_past_the_tunnel_is_declined_and_the_tunnel_stays(bed: Bed, helpers: Forker, names: str) -> None:
+    victim = helpers.helper()
+    assert victim.ask("Open", version=1, tunnel={**TUNNEL, "names": names})["is"] == "Opened"
+    assert victim.ask("Engage")["is"] == "Engaged"
+    during = bed.dump()
+    for address, port in DIALS:
+        good = names == "virtual" and (address, port) == (RESOLVER, 53)
+        assert victim.ask("Dial", address=address, port=port)["is"] == ("Dialled" if good else "Refused")
     assert difference(during, bed.dump()) == ""
     assert victim.ask("Close")["left"] == []
     assert victim.end()[0] == 0

@@ -24,7 +24,7 @@ fn world(most: u32) -> World {
     let mut world = World::plain();
     let addresses = Addresses::new(Table::new(most, Arc::clone(&world.stats)));
     let reach = Reach { proxy: false, direct: false };
-    world.open_desk(Names::new(Mode::Virtual, Vec::new(), reach, addresses));
+    world.open_desk(Names::new(Mode::Virtual, Vec::new(), reach, addresses), &[]);
     world
 }
 

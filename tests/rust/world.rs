@@ -14,19 +14,21 @@ use _tunstack::device::Device;
 use _tunstack::login::Login;
 use _tunstack::means::Means;
 use _tunstack::names::Names;
+use _tunstack::naming::Resolver;
 use _tunstack::roster::{Policy, Roster};
 use _tunstack::shared::Shared;
 use _tunstack::stack::Stack;
 use _tunstack::stats::{Notes, Stats};
-use _tunstack::upstream::Upstream;
 use _tunstack::upstreams::{Proxy, Upstreams};
-use _tunstack::wishes::{Inbox, Outbox, Wishes};
+use _tunstack::wishes::{Grant, Inbox, Outbox, Wishes};
+use rustls::SupportedProtocolVersion;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::{Duration, Instant};
 
 use crate::counters;
 use crate::epoll::Epoll;
+use crate::front::Front;
 use crate::program::Program;
 use crate::streams::read_some;
 use crate::wire::Wire;
@@ -53,6 +55,8 @@ pub struct World {
     pub program: Program,
     pub proxies: Vec<TcpListener>,
     login: Login,
+    /// TLS in front of the first proxy, where there is some.
+    pub front: Option<Front>,
     outside: Outside,
     pub roster: Arc<Roster>,
     epoll: Epoll,
@@ -85,15 +89,26 @@ impl World {
         World::made((SEED, proxies, Login::default()), policy, 65535, Wire::default())
     }
 
+    /// Make a world with one proxy, and TLS of this version in front of it.
+    pub fn secured(version: &'static SupportedProtocolVersion) -> World {
+        let proxy = listener();
+        let front = Front::new(version, proxy.local_addr().unwrap());
+        let mut world = World::plain();
+        (world.proxies, world.front) = (vec![proxy], Some(front));
+        world.replace_stack(0);
+        world
+    }
+
     fn made((seed, proxies, login): (u64, Vec<TcpListener>, Login), policy: Policy, mtu: usize, wire: Wire) -> World {
         let (ours, theirs) = packet_pair();
         let (stats, notes) = (Arc::new(Stats::default()), Arc::new(Notes::default()));
         let now = Instant::from_secs(1000);
         let outside = Outside::default();
-        let roster = Arc::new(roster(&proxies, &login, policy));
+        let roster = Arc::new(roster(&proxies, &login, None, policy));
         let stack = stack((ours, seed), (&roster, &outside), 0, &stats, &notes, now);
         let program = Program::new(theirs, mtu, wire, now);
-        World { now, stack, stats, notes, program, proxies, login, outside, roster, epoll: Epoll::new() }
+        let (front, epoll) = (None, Epoll::new());
+        World { now, stack, stats, notes, program, proxies, login, front, outside, roster, epoll }
     }
 
     pub fn plain() -> World {
@@ -118,6 +133,7 @@ impl World {
             self.epoll.watch(fd, token);
         }
         self.stack.unstick();
+        self.front.iter_mut().for_each(Front::pump);
         self.now += Duration::from_millis(1);
         counters::assert_add_up(&self.stats, self.stack.usage().0);
     }
@@ -168,13 +184,13 @@ impl World {
         // SAFETY: the descriptor is open; the copy is ours.
         let queue = unsafe { OwnedFd::from_raw_fd(libc::dup(self.stack.as_raw_fd())) };
         self.stats = Arc::default();
-        self.roster = Arc::new(roster(&self.proxies, &self.login, Policy::default()));
+        self.roster = Arc::new(roster(&self.proxies, &self.login, self.front.as_ref(), Policy::default()));
         self.stack = stack((queue, SEED), (&self.roster, &self.outside), warm, &self.stats, &self.notes, self.now);
     }
 
     /// Let the stack resolve names.
-    pub fn open_desk(&mut self, names: Names) {
-        self.stack.open_desk(names);
+    pub fn open_desk(&mut self, names: Names, resolvers: &[Resolver]) {
+        self.stack.open_desk(names, resolvers.into());
     }
 
     /// Put `frame`, whatever it is, on the wire to the stack, as the kernel would.
@@ -216,20 +232,35 @@ impl World {
 
     /// Take the next wish for a token, which is `content`; give its number.
     pub fn wish(&mut self, content: &[u8]) -> u64 {
+        self.wish_for("token", content)
+    }
+
+    /// Take the next wish, which is for a `kind` and says this; give its number.
+    pub fn wish_for(&mut self, kind: &str, content: &[u8]) -> u64 {
         let mut taken = Vec::new();
         self.until("a wish", |world| {
             taken = world.outside.wishes.take(1);
             !taken.is_empty()
         });
-        assert_eq!((taken[0].kind, taken[0].content.as_slice()), ("token", content));
+        assert_eq!((taken[0].kind, taken[0].content.as_slice()), (kind, content));
         taken[0].number
     }
 
     /// Answer wish `number`.
     pub fn grant(&mut self, number: u64, content: &[u8]) {
-        self.outside.grants.put(number, Ok((content.to_vec(), None)));
-        self.stack.take_grants();
+        self.give(number, Ok((content.to_vec(), None)));
+    }
+
+    /// Answer wish `number`, whatever that is.
+    pub fn give(&mut self, number: u64, grant: Grant) {
+        self.answer_wish(number, grant);
         self.step();
+    }
+
+    /// Answer it, and let nobody act on that yet.
+    pub fn answer_wish(&mut self, number: u64, grant: Grant) {
+        self.outside.grants.put(number, grant);
+        self.stack.take_grants();
     }
 
     /// Open a connection through the proxy: the program's end and the proxy's.
@@ -261,9 +292,13 @@ impl World {
     }
 }
 
-fn roster(proxies: &[TcpListener], login: &Login, policy: Policy) -> Roster {
+fn roster(proxies: &[TcpListener], login: &Login, front: Option<&Front>, policy: Policy) -> Roster {
     let address = |proxy: &TcpListener| Proxy { login: login.clone(), ..Proxy::plain(proxy.local_addr().unwrap()) };
-    let proxies = proxies.iter().map(address).collect();
+    let mut proxies: Vec<Proxy> = proxies.iter().map(address).collect();
+    if let Some(front) = front {
+        proxies[0].address = front.listener.local_addr().unwrap();
+        proxies[0].tls = Some(front.client.clone());
+    }
     Roster::new(proxies, policy, Instant::ZERO)
 }
 
@@ -279,7 +314,7 @@ fn stack(
     let wishes = Wishes::new(Arc::clone(&outside.wishes), Arc::clone(&outside.grants), 0);
     let mut upstreams = Upstreams::of(Arc::clone(roster), 0, wishes, counted);
     for _ in 0..warm {
-        let upstream = Upstream::dial(upstreams.proxies[0].address).unwrap();
+        let upstream = upstreams.proxies[0].dial().unwrap();
         upstreams.pool.give(0, upstream, now);
     }
     let shared = Shared::new(upstreams, MEMORY).unwrap();

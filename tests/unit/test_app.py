@@ -29,7 +29,7 @@ from proxyvpn.errors import (
     UsageError,
 )
 from proxyvpn.messages import Attach, Carry, Close, Count, Engage, Open, Outcome, Refused, Start, Status, Try
-from proxyvpn.options import Options
+from proxyvpn.options import Options, Script
 from proxyvpn.report import Condition
 from proxyvpn.state import StateDir
 
@@ -153,6 +153,14 @@ def test_ready_line_tells_what_happens(state: StateDir, stage: Stage, options: O
     assert stage.ready[0].startswith("ready: TCP goes through http://ann:***@proxy.example:3128")
     assert says in stage.ready[0]
     assert "hunter2" not in stage.ready[0] + "".join(stage.said)
+
+
+def test_ready_line_says_that_a_script_decides() -> None:
+    options = replace(OPTIONS, script=Script("x", "http://x.example/p.pac"))
+    says = (
+        "TCP goes through what the PAC file http://x.example/p.pac says, of http://ann:***@proxy.example:3128 by pvpn0"
+    )
+    assert says in report.ready_line(options, "pvpn0", ())
 
 
 def test_ready_line_says_how_one_of_several_proxies_is_chosen() -> None:

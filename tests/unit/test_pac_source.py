@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -19,8 +22,10 @@ from proxyvpn.errors import ProxyvpnError, UsageError
 from proxyvpn.options import Script, Typed
 from proxyvpn.pac import evaluator, load, lookups
 from proxyvpn.pac.evaluator import Evaluator, Gone
+from proxyvpn.pac.refresh import Refresh
 from proxyvpn.pac.routes import ScriptFailed
 from proxyvpn.pac.source import Source
+from proxyvpn.tunnel import IPAddress
 from proxyvpn.wishes import Granted
 
 A, B = proxy.parse("http://192.0.2.8:3128"), proxy.parse("http://b.example:8080")
@@ -293,3 +298,41 @@ def test_failure_of_the_script_is_told_apart_from_that_of_the_process() -> None:
         child.wait()
     assert not isinstance(caught.value, Gone)
     child.end()
+
+
+def test_script_is_fetched_again_past_the_tunnel_and_the_last_good_one_kept(asker: Asker, tmp_path: Path) -> None:
+    """The address is one that only the dialled socket leads to: nothing else is asked."""
+    answers = [b"200 OK\r\n\r\nfunction FindProxyForURL(u, h) { return 'DIRECT'; }", b"404 Not Found\r\n\r\n"]
+    dialled: list[tuple[str, int]] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def dial(address: IPAddress, port: int) -> int:
+            dialled.append((str(address), port))
+            sock = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            assert sock.connect_ex(server.getsockname()) in (0, errno.EINPROGRESS)
+            return sock.detach()
+
+        def serve() -> None:
+            for answer in answers:
+                with server.accept()[0] as client:
+                    client.recv(4096)
+                    client.sendall(b"HTTP/1.0 " + answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        script = Script(TEXT, url="http://pac.example:8080/p.pac", address="192.0.2.80")
+        refresh = Refresh(script, asker.source, dial, asker.said.append, every=1e9)
+        poll = select.poll()
+        poll.register(refresh.fileno(), select.POLLIN)
+        for count, _ in enumerate(answers, 1):
+            refresh._due = 0.0
+            refresh.take()
+            assert len(asker.said) == count or poll.poll(10_000)
+            refresh.take()
+    assert dialled == [("192.0.2.80", 8080)] * 2
+    assert asker.said[0] == "the PAC file has changed; the new one is used"
+    assert "answered 404; the one from before is used" in asker.said[1]
+    assert asker.one("443 www.example.com") == "direct\n"
+    assert asker.source.permits(ip_address("192.0.2.1"), 443) is False
+    assert asker.one("443 192.0.2.1") == "direct\n"
+    assert asker.source.permits(ip_address("192.0.2.1"), 443) is True
+    assert asker.source.permits(ip_address("192.0.2.1"), 444) is False

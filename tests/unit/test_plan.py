@@ -142,7 +142,7 @@ def test_the_kernel_without_ipv6_is_told_nothing_of_it() -> None:
     ("field", "values"),
     [
         ("proxies", ()),
-        ("proxies", PROXIES[:1] * 9),
+        ("proxies", PROXIES[:1] * 17),
         ("resolvers", RESOLVERS[:1] * 9),
         ("bypass", (ip_network("10.0.0.0/8"),) * 65),
         ("bypass", (ip_network("0.0.0.0/0"),)),
@@ -215,7 +215,7 @@ def test_take_over_empties_every_set_and_deletes_no_chain() -> None:
     assert "delete" not in text
     declared = {line.split()[1] for line in ruleset.text(tunnel, host).splitlines() if line.startswith("    set ")}
     flushed = {line.split()[-1] for line in text.splitlines() if line.startswith("flush set")}
-    assert flushed == declared and len(declared) == 10
+    assert flushed == declared and len(declared) == 12
 
 
 def test_iptables_take_over_adds_no_second_jump_and_removal_takes_every_one() -> None:

@@ -14,6 +14,7 @@ from proxyvpn import reach
 from proxyvpn.errors import ProxyUnreachable
 from proxyvpn.proxy import Proxy
 from proxyvpn.reach import Interrupted, Place
+from proxyvpn.tunnel import MOST_PROXIES
 
 PROXY = Proxy("proxy.example", 3128, "ann", "hunter2")
 
@@ -90,8 +91,8 @@ def test_address_needs_no_resolver_and_keeps_the_order(stop: int) -> None:
 
 
 def test_proxy_of_many_addresses_leaves_room_for_the_others() -> None:
-    many = tuple(place(port) for port in range(1, 11))
+    many = tuple(place(port) for port in range(1, MOST_PROXIES + 3))
     other = Proxy("other.example", 3128)
-    others = tuple(Place(other, Address(port)) for port in (11, 12))  # type: ignore[arg-type]
-    assert reach.fairly(many + others) == many[:6] + others
-    assert reach.fairly(others + many) == others + many[:6]
+    others = tuple(Place(other, Address(port)) for port in (1001, 1002))  # type: ignore[arg-type]
+    assert reach.fairly(many + others) == many[: MOST_PROXIES - 2] + others
+    assert reach.fairly(others + many) == others + many[: MOST_PROXIES - 2]

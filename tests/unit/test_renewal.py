@@ -43,7 +43,7 @@ def test_address_that_is_not_named_goes_late_and_only_when_another_was_reached()
 
 
 def test_there_are_never_too_many() -> None:
-    many = tuple(place(number) for number in range(1, 30))
+    many = tuple(place(number) for number in range(1, 100))
     assert len(in_order(merged(many[:8], Found(many[8:], True), {}, 0), (NAMED,))) == MOST_PROXIES
 
 

@@ -39,10 +39,11 @@ class Unfetched(ProxyvpnError):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A PAC file's text, and where it came from in the end."""
+    """A PAC file's text, and where it came from in the end; `address` is the server's, if there was one."""
 
     text: str
     url: str
+    address: str = ""
 
 
 def straight(host: str, port: int, seconds: float) -> socket.socket:
@@ -72,7 +73,15 @@ def check(url: str) -> None:
         raise UsageError("the PAC file's URL holds a user", "credentials for it are not possible", advice)
 
 
-def fetch(url: str, connect: Connect = straight, limit: float = LIMIT) -> Fetched:
+def port_of(url: str) -> int:
+    """Pure: give the port of an http or https URL."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def fetch(
+    url: str, connect: Connect = straight, limit: float = LIMIT, redirections: int = MOST_REDIRECTIONS
+) -> Fetched:
     """Give the file at `url`, which check() let pass. Raises Unfetched."""
     if found := _DATA.fullmatch(url):
         return Fetched(_text(_data(found[3], bool(found[2]))), "data:")
@@ -80,12 +89,12 @@ def fetch(url: str, connect: Connect = straight, limit: float = LIMIT) -> Fetche
         path = url if url.startswith("/") else unquote_to_bytes(urlsplit(url).path).decode(errors="surrogateescape")
         return Fetched(_text(_file(path)), path)
     deadline = time.monotonic() + limit
-    for _ in range(MOST_REDIRECTIONS + 1):
-        content, elsewhere = _get(urlsplit(url), connect, deadline)
+    for _ in range(redirections + 1):
+        content, elsewhere, address = _get(urlsplit(url), connect, deadline)
         if elsewhere is None:
-            return Fetched(_text(content), url)
+            return Fetched(_text(content), url, address)
         url = _followed(url, elsewhere)
-    raise Unfetched("the PAC file is redirected again and again", f"more than {MOST_REDIRECTIONS} times")
+    raise Unfetched("the PAC file is redirected again and again", f"more than {redirections} times")
 
 
 def _followed(url: str, elsewhere: str) -> str:
@@ -101,11 +110,12 @@ def _followed(url: str, elsewhere: str) -> str:
     return there
 
 
-def _get(parts: SplitResult, connect: Connect, deadline: float) -> tuple[bytes, str | None]:
-    """Give the content, or where it is instead."""
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+def _get(parts: SplitResult, connect: Connect, deadline: float) -> tuple[bytes, str | None, str]:
+    """Give the content, or where it is instead, and the server's address."""
+    host, port = parts.hostname or "", port_of(parts.geturl())
     try:
         sock = connect(host, port, _left(deadline))
+        address = str(sock.getpeername()[0])
         if parts.scheme == "https":
             sock.settimeout(_left(deadline))
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
@@ -116,7 +126,7 @@ def _get(parts: SplitResult, connect: Connect, deadline: float) -> tuple[bytes, 
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", path, headers={"Accept": "*/*", "Connection": "close"})
             with connection.getresponse() as reply:
-                return _reply(reply, sock, deadline)
+                return *_reply(reply, sock, deadline), address
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _failed(host, error) from error
 

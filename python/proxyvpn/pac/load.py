@@ -43,11 +43,12 @@ def expanded(typed: Typed, start: Start, say: Callable[[str], None]) -> Typed:
     if files[0] != AUTO:
         fetch.check(files[0])
     fetched = _found() if files[0] == AUTO else fetch.fetch(files[0])
-    script = Script(fetched.text, fetched.url, addresses())
+    shown = fetched.url.partition("?")[0]  # what follows may be a key
+    script = Script(fetched.text, shown, addresses(), fetched.url, fetched.address)
     urls = tuple(dict.fromkeys(plain + _usable(_routes(script, start, say), say)))
     if not urls:
         raise UsageError(
-            f"the PAC file {fetched.url} names no proxy that can be found in it",
+            f"the PAC file {shown} names no proxy that can be found in it",
             "it may put their names together as it runs",
             "give them by --proxy, too: --proxy pac:… --proxy http://proxy.example:3128",
         )

@@ -21,6 +21,7 @@ from proxyvpn.options import Script
 from proxyvpn.pac.evaluator import Evaluator, Gone, Start, own_uid, words
 from proxyvpn.pac.routes import Answer, Route, ScriptFailed, parse
 from proxyvpn.proxy import Proxy
+from proxyvpn.tunnel import IPAddress
 from proxyvpn.wishes import Granted
 
 KIND: Final = "pac"
@@ -99,6 +100,11 @@ class Source:
         taken, self._granted = self._granted, []
         return taken
 
+    def permits(self, address: IPAddress, port: int) -> bool:
+        """Say whether the answer for this address was one that has DIRECT in it: the worker's word is not enough."""
+        kept = self._kept.get((str(address), port))
+        return kept is not None and b"direct\n" in kept.content
+
     def renew(self, script: Script) -> None:
         """Use another script from now on; what is being asked is asked anew."""
         self._script = script
@@ -165,7 +171,7 @@ class Source:
 
 def route_of(proxy: Proxy) -> Route:
     """Pure: give the route that leads to `proxy`."""
-    return Route("http", proxy.host.lower(), proxy.port)
+    return Route("https" if proxy.tls else "http", proxy.host.lower(), proxy.port)
 
 
 def _key(content: bytes) -> _Key | None:
