@@ -32,8 +32,8 @@ def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ..
 
 
 def _names(options: Options) -> Names:
-    """Add the proxies' names to those that are direct: what asks for one (`up` does, once a minute) wants to reach it, and
-    would by a virtual address be led to the proxy through itself.
+    """Add the proxies' names to those that are direct: what asks for one (`up` does, once a minute) wants to reach it,
+    and would by a virtual address be led to the proxy through itself.
     """
     if not options.names.are_captured:
         return options.names
