@@ -33,8 +33,8 @@ MOST_PROXIES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched. It can be
-    fetched again from `url`, at `address`."""
+    """A PAC file: its text, where it is from (for a person), and this machine's addresses when it was fetched. It can
+    be fetched again from `url`, at `address`."""
 
     text: str = field(repr=False)
     origin: str = ""
