@@ -75,6 +75,11 @@ fn of_certificate(error: &CertificateError) -> String {
         Wrong::UnknownIssuer => {
             "no authority that is trusted here has issued; give that authority's certificate with --proxy-ca".to_owned()
         }
+        Wrong::BadSignature => {
+            "an authority has issued that only has the name of one that is trusted here (made anew, perhaps); give its \
+             certificate of now with --proxy-ca"
+                .to_owned()
+        }
         Wrong::NotValidForNameContext { expected, presented } => {
             let names = names(presented);
             format!("is not for {}, but for {names}; use a name of these in the URL", expected.to_str())

@@ -54,6 +54,8 @@ pub struct Session {
     is_open: bool,
     is_ended: bool,
     has_finished: bool,
+    /// What broke the connection behind bytes that are still to be given.
+    error: Option<Error>,
 }
 
 /// What reading has come to.
@@ -81,6 +83,7 @@ impl Session {
             is_open: false,
             is_ended: false,
             has_finished: false,
+            error: None,
         })
     }
 
@@ -115,6 +118,12 @@ impl Session {
     /// Give `into` what has come already.
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<Read> {
         let mut given = self.take_plain(into);
+        if given == 0
+            && !into.is_empty()
+            && let Some(error) = self.error.clone()
+        {
+            return Err(broken(error));
+        }
         if given == 0 && self.unopened {
             let mut came = std::mem::take(&mut self.incoming);
             let (used, opened) = self.open(&mut came, into).map_err(broken)?;
@@ -166,7 +175,7 @@ impl Session {
     }
 
     fn has_more(&self) -> bool {
-        self.given < self.plain.len() || self.unopened || self.is_ended
+        self.given < self.plain.len() || self.unopened || self.is_ended || self.error.is_some()
     }
 
     fn take_plain(&mut self, into: &mut [u8]) -> usize {
@@ -217,7 +226,11 @@ impl Session {
                 Ok(_) => false,
                 Err(error) => {
                     self.say_goodbye(&mut came[used..]);
-                    return Err(error);
+                    if given == 0 && self.plain.is_empty() {
+                        return Err(error);
+                    }
+                    (self.error, used) = (Some(error), came.len()); // what came before is for the stream
+                    false
                 }
             };
             if !more {

@@ -7,6 +7,7 @@ pub mod cursor;
 pub mod heap;
 pub mod packets;
 pub mod proxy;
+pub mod sealing;
 pub mod talk;
 pub mod world;
 pub mod written;

@@ -14,7 +14,7 @@ from tests.netns.rig import MID4, MID6
 
 FRONT, STUNNEL = 3443, 3447
 
-_CONF = """
+HAPROXY_CONF = """
 global
   maxconn 4000
   log stdout format raw local0
@@ -25,11 +25,11 @@ defaults
   timeout client 300s
   timeout server 300s
 listen front
-  bind :::{port} v4v6 ssl crt {certificate} {more}
+  bind :::{port} v4v6 ssl crt {certificate.both} {more}
   log-format "%ci %[ssl_fc_protocol] %[ssl_fc_cipher] resumed=%[ssl_fc_is_resumed] sni=%[ssl_fc_sni]"
   server behind {MID4}:{behind}
 """
-_STUNNEL_CONF = """
+STUNNEL_CONF = """
 foreground = quiet
 output = {home}/log.out
 pid =
@@ -65,7 +65,7 @@ def front(mid: Namespace, certificate: Certificate, behind: int, more: str = "",
     home = Path(tempfile.mkdtemp(prefix="front-", dir=mid.home))
     log = home / "log.out"
     conf = home / "haproxy.cfg"
-    conf.write_text(_CONF.format(port=port, certificate=certificate.both, more=more, behind=behind, MID4=MID4))
+    conf.write_text(HAPROXY_CONF.format(port=port, certificate=certificate, more=more, behind=behind, MID4=MID4))
     with log.open("wb") as out:
         process = mid.start("haproxy", "-db", "-f", str(conf), stdout=out, stderr=out)
     try:
@@ -81,7 +81,7 @@ def stunnel(
 ) -> Iterator[Front]:
     """Run stunnel in front of port `behind`, for those with a certificate of the authority's."""
     home = Path(tempfile.mkdtemp(prefix="stunnel-", dir=mid.home))
-    conf = _STUNNEL_CONF.format(
+    conf = STUNNEL_CONF.format(
         home=home, port=port, behind=behind, certificate=certificate, authority=authority, MID4=MID4
     )
     (home / "stunnel.conf").write_text(conf)

@@ -19,7 +19,7 @@ PROXY = f"proxy.{DOMAIN}"
 SERVICE = f"HTTP/{PROXY}"
 PASSWORD = "correct horse"
 
-_KRB5_CONF = """
+KRB5_CONF = """
 [libdefaults]
     default_realm = {realm}
     dns_lookup_kdc = false
@@ -82,7 +82,7 @@ def kdc(space: Namespace, address: str) -> Iterator[Kdc]:
     """Run a KDC in `space`, at an address that it has."""
     home = space.home / "kdc"
     home.mkdir()
-    for name, text in (("krb5.conf", _KRB5_CONF), ("kdc.conf", _KDC_CONF)):
+    for name, text in (("krb5.conf", KRB5_CONF), ("kdc.conf", _KDC_CONF)):
         (home / name).write_text(text.format(realm=REALM, domain=DOMAIN, address=address, home=home))
     (home / "acl").touch()
     space.sh(_MAKE, str(home))

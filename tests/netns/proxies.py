@@ -119,7 +119,7 @@ def tinyproxy(mid: Namespace, more: str = "") -> Iterator[RunningProxy]:
         end(process)
 
 
-_HAPROXY_CONF = """
+HAPROXY_CONF = """
 global
   maxconn 5000
 defaults
@@ -142,7 +142,7 @@ def haproxy(mid: Namespace, *ports: int) -> Iterator[RunningProxy]:
     """Run haproxy in front of the proxies that listen on `ports`."""
     home = _folder(mid, "haproxy")
     servers = "\n".join(f"  server squid{port} {MID4}:{port}" for port in ports)
-    (home / "conf").write_text(_HAPROXY_CONF.format(address=MID4, port=HAPROXY, servers=servers))
+    (home / "conf").write_text(HAPROXY_CONF.format(address=MID4, port=HAPROXY, servers=servers))
     process = mid.start("haproxy", "-db", "-f", str(home / "conf"))
     try:
         mid.wait_for_port(MID4, HAPROXY)

@@ -131,12 +131,18 @@ impl Talk {
             }
             let mut buffer = [0; 40_000];
             match self.tls.reader().read(&mut buffer) {
-                Ok(0) => return Ok(self.end_inward()), // close_notify
+                Ok(0) => {
+                    self.end_inward(); // close_notify
+                    return Ok(());
+                }
                 Ok(length) => {
                     self.inward.extend_from_slice(&buffer[..length]);
                     continue;
                 }
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(self.end_inward()),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    self.end_inward();
+                    return Ok(());
+                }
                 Err(_) => {}
             }
             match later(self.tls.read_tls(&mut self.outside))? {

@@ -4,6 +4,7 @@
 
 mod acknowledging;
 mod authenticating;
+mod authority;
 mod balancing;
 mod by_hand;
 mod by_script;
@@ -22,9 +23,11 @@ mod machine;
 mod naming;
 mod opening;
 mod program;
+mod racing;
 mod resets;
 mod resolving;
 mod scripted;
+mod secured;
 mod segments;
 mod several;
 mod streams;
