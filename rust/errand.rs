@@ -55,7 +55,7 @@ impl Errands {
     /// Take one in; it is served in the next round.
     pub fn add(&mut self, errand: Box<dyn Errand + Send>) {
         if self.entries.len() < MOST {
-            self.count = (self.count + 1) & (TOKEN as u32 - 2); // never all ones: that is the TUN's
+            self.count = (self.count + 1) % (TOKEN as u32 - 1); // never all ones: that is the TUN's
             self.entries.push(Entry { number: self.count, errand, known: 0, next: None, woken: true });
         }
     }
@@ -101,5 +101,45 @@ impl Errands {
             }
             true
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never over; its descriptor is the number that it was given.
+    struct Waiting(RawFd, std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+    impl Errand for Waiting {
+        fn serve(&mut self, _: Instant, _: &mut Wire, _: &mut Shared) -> Served {
+            Served::Until(None)
+        }
+
+        fn wake(&mut self, _: Ready) {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+
+        fn descriptor(&self) -> Option<RawFd> {
+            Some(self.0)
+        }
+
+        fn dials(&self) -> u32 {
+            1
+        }
+    }
+
+    #[test]
+    fn each_errand_has_a_number_of_its_own_and_none_is_the_tuns() {
+        let woken: [std::sync::Arc<std::sync::atomic::AtomicUsize>; 3] = std::array::from_fn(|_| Default::default());
+        let mut errands = Errands { count: TOKEN as u32 - 3, ..Errands::default() };
+        for (fd, counter) in woken.iter().enumerate() {
+            errands.add(Box::new(Waiting(fd as RawFd, counter.clone())));
+        }
+        let tokens: Vec<_> = errands.entries.iter().map(|entry| TOKEN | u64::from(entry.number)).collect();
+        assert!(!tokens.contains(&u64::from(u32::MAX)));
+        errands.wake(tokens[1], Ready::default());
+        let counts = woken.map(|each| each.load(std::sync::atomic::Ordering::Relaxed));
+        assert_eq!(counts, [0, 1, 0]);
     }
 }
