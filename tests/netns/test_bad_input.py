@@ -53,9 +53,6 @@ def check_manners(done: subprocess.CompletedProcess[str]) -> None:
         ("http://a%0d%0ab:c@10.71.0.1:3128", ""),
         ("http://[fe80::1%25eth0]:3128", ""),
         ("http://0.0.0.0:3128", "not the address of one machine"),
-        ("http://[::1]:3128", "captured"),
-        ("http://localhost:3128", "captured"),
-        ("http://0.0.0.0:3128", "captured"),
     ],
 )
 def test_proxy_url_that_cannot_be_meant(bed: Rig, url: str, words: str) -> None:
