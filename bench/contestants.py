@@ -8,6 +8,7 @@ HEV_SOCKS5_TUNNEL, SING_BOX, TUN2SOCKS, TUN2PROXY.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.netns.certificates import authority
 from tests.netns.namespaces import end
 
 from bench.stage import ORIGIN, PROXY_PORT, ROOT, Machine
@@ -58,6 +60,43 @@ def proxyvpn(at: Machine) -> Iterator[int]:
         if not line.startswith(b"ready:"):
             raise RuntimeError((at.folder / "log").read_text(errors="replace"))
         yield process.pid
+
+
+FRONT_PORT = 3443
+_FRONT = """
+global
+  maxconn 20000
+defaults
+  mode tcp
+  option splice-auto
+  timeout connect 5s
+  timeout client 300s
+  timeout server 300s
+listen front
+  bind {address}:{port} {how}
+  server behind {address}:{behind}
+"""
+
+
+@contextlib.contextmanager
+def behind_haproxy(at: Machine, *, tls: bool) -> Iterator[int]:
+    """The same, with haproxy before the proxy, once in plain text and once with TLS: what TLS costs is the ratio."""
+    signer = authority(at.folder / "authority", "benchmark")
+    how = f"ssl crt {signer.issue('proxy', f'IP:{at.proxy}').both}" if tls else ""
+    conf = at.folder / "haproxy.cfg"
+    conf.write_text(_FRONT.format(address=at.proxy, port=FRONT_PORT, behind=PROXY_PORT, how=how))
+    front = at.world.start("haproxy", "-q", "-db", "-f", str(conf))
+    try:
+        at.world.wait_for_port(at.proxy, FRONT_PORT)
+        url = f"{'https' if tls else 'http'}://{at.proxy}:{FRONT_PORT}"
+        trust = ("--proxy-ca", str(signer.certificate)) if tls else ()
+        with started(at, str(ROOT / ".venv/bin/proxyvpn"), "up", "--proxy", url, "--dns", at.proxy, *trust) as process:
+            line = process.stdout.readline() if process.stdout else b""
+            if not line.startswith(b"ready:"):
+                raise RuntimeError((at.folder / "log").read_text(errors="replace"))
+            yield process.pid
+    finally:
+        end(front)
 
 
 @contextlib.contextmanager
@@ -144,6 +183,9 @@ def sing_box(at: Machine) -> Iterator[int]:
 def available() -> dict[str, Contestant]:
     """Give the contestants of this machine, by name, in the order of tables."""
     found: dict[str, Contestant] = {"direct": nothing, "limit": nothing, "proxyvpn": proxyvpn}
+    if shutil.which("haproxy"):
+        found["fronted"] = functools.partial(behind_haproxy, tls=False)
+        found["tls"] = functools.partial(behind_haproxy, tls=True)
     if shutil.which("redsocks") or Path("/usr/sbin/redsocks").exists():
         found["redsocks"] = redsocks
     named: dict[str, Contestant] = {"hev": hev, "sing-box": sing_box, "tun2socks": tun2socks, "tun2proxy": tun2proxy}

@@ -71,6 +71,7 @@ class Machine:
 
     name: str
     number: int
+    world: Namespace
     machine: Namespace
     guest: Namespace
     folder: Path
@@ -122,7 +123,7 @@ class Stage:
         machine.sh(_MACHINE_END, number)
         if not direct:
             self.world.sh(_NO_SHORT_CUT, number, ORIGIN)
-        return Machine(name, self._count, machine, guest, machine.home, self._servers)
+        return Machine(name, self._count, self.world, machine, guest, machine.home, self._servers)
 
     def _space(self, name: str, script: str) -> Namespace:
         space = Namespace(name, self.folder / name)

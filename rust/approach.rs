@@ -302,7 +302,8 @@ impl Approach {
 
     fn next_look(&self, now: Instant, upstreams: &Upstreams) -> Option<Instant> {
         let look = self.may_hang(now, upstreams).then(|| (self.asking + SILENCE).max(now + LOOK_EVERY));
-        [self.deadline, self.race, look].into_iter().flatten().min()
+        let race = self.race.filter(|_| self.stage == Stage::Dialing);
+        [self.deadline, race, look].into_iter().flatten().min()
     }
 
     fn has_another(&self, upstreams: &Upstreams, now: Instant) -> bool {
@@ -409,15 +410,23 @@ impl Approach {
     fn take_back(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
         let Some(rival) = self.rivals.pop() else { return false };
         let Some(place) = upstreams.place(&rival.used.standing) else { return self.take_back(now, upstreams) };
+        let connected = rival.upstream.is_connected();
         (self.upstream, self.used, self.dialled) = (Some(rival.upstream), Some(rival.used), rival.dialled);
-        // news of it may have come while it was a rival
-        (self.ready, self.stage) = (Ready { readable: true, writable: true, ..Ready::default() }, Stage::Dialing);
+        (self.ready, self.stage) = (Ready::default(), Stage::Dialing);
         self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
         self.attempt.resume();
         self.forget(upstreams);
         let step = self.attempt.turn_to(place, &upstreams.proxies, now);
-        self.obey(step, now, upstreams);
-        self.send_request(now, upstreams);
+        match connected {
+            Err(error) => self.fail(Refusal::of_dial(error), now, upstreams),
+            Ok(false) => self.obey(step, now, upstreams),
+            Ok(true) => {
+                // news of it have come while it was a rival
+                (self.ready.readable, self.ready.writable) = (true, true);
+                self.obey(step, now, upstreams);
+                self.look_at_connect(now, upstreams);
+            }
+        }
         true
     }
 
@@ -425,9 +434,13 @@ impl Approach {
         if !self.ready.writable {
             return;
         }
-        if self.judge_race(now, upstreams) {
-            return;
+        if !self.judge_race(now, upstreams) {
+            self.look_at_connect(now, upstreams);
         }
+    }
+
+    /// See whether the connect has succeeded, which is over.
+    fn look_at_connect(&mut self, now: Instant, upstreams: &mut Upstreams) {
         match self.upstream.as_ref().map(Upstream::outcome) {
             Some(Ok(())) if self.direct => (self.stage, self.is_granted) = (Stage::Asking, true),
             Some(Err(error)) if self.direct => self.fail(Refusal::Direct(error.to_string()), now, upstreams),

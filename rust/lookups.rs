@@ -39,7 +39,7 @@ pub enum Asked {
     Known(Vec<u8>),
     /// The answer will be among `take_answered`.
     Later,
-    /// It has been asked by the same asker already, who is about to get the answer.
+    /// It has been asked by the same datagram already, which was sent again.
     Twice,
 }
 
@@ -84,7 +84,8 @@ impl Lookups {
             return Asked::Known(answer);
         }
         let known = self.numbers.get(&key).copied();
-        if let Some(lookup) = known.and_then(|number| self.open.get(&number))
+        if matches!(asker, Asker::Datagram { .. })
+            && let Some(lookup) = known.and_then(|number| self.open.get(&number))
             && lookup.waiters.iter().any(|waiter| waiter.asker == asker && waiter.question.id == question.id)
         {
             return Asked::Twice;
@@ -167,7 +168,8 @@ impl Lookups {
                 failed += 1;
             } else {
                 lookup.by = None;
-                self.unsent[lookup.way as usize].push_back(number);
+                // first, as a resolver may end each connection after so many questions
+                self.unsent[lookup.way as usize].push_front(number);
             }
         }
         failed
@@ -277,11 +279,16 @@ mod tests {
         for session in 1..=3 {
             assert_eq!(ask(&mut lookups, session, "a.example", 0), Asked::Later);
         }
-        assert_eq!(ask(&mut lookups, 3, "a.example", 0), Asked::Twice);
+        let resolver = "192.0.2.53:53".parse().unwrap();
+        let datagram = Asker::Datagram { program: "10.0.0.2:5000".parse().unwrap(), resolver };
+        for asked in [Asked::Later, Asked::Twice] {
+            assert_eq!(lookups.ask(datagram, question("a.example", 4), 512, Way::Proxy, at(0)), asked);
+        }
         let (number, sent) = lookups.next_unsent(Way::Proxy, 9).unwrap();
         assert!(lookups.next_unsent(Way::Proxy, 9).is_none());
         assert!(lookups.arrived(9, number, &reply_to(&sent), at(10)));
-        let all = [1, 2, 3].map(|session| (Asker::Session(session), session as u16, code::NOERROR));
+        let mut all: Vec<_> = (1..=3).map(|number| (Asker::Session(number), number as u16, code::NOERROR)).collect();
+        all.push((datagram, 4, code::NOERROR));
         assert_eq!(answered(&mut lookups), all);
         assert!(matches!(ask(&mut lookups, 4, "a.example", 20), Asked::Known(_)), "it is kept");
         assert_eq!((lookups.count(), lookups.waiting), (0, 0));

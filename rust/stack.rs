@@ -269,9 +269,9 @@ impl Stack {
             self.serve_one(index, now);
         }
         self.timers.tidy(self.flows.len() - self.free.len(), |at, token| armed(&self.flows, token) == Some(at));
+        self.sessions.serve(now, &mut self.wire, &mut self.shared); // before those that ask resolvers
         self.run_errands(now);
         self.deliver_answers(now);
-        self.sessions.serve(now, &mut self.wire, &mut self.shared);
         self.shared.upstreams.tend_pool(now);
     }
 

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 scripts/build.sh
-need_packages redsocks nftables iproute2 util-linux
+need_packages haproxy redsocks nftables iproute2 util-linux
 need_rust
 say "building bench/netload"
 (cd bench && cargo build --release --locked --quiet)

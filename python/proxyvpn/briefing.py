@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from dataclasses import replace
 
 from proxyvpn import tlsfiles
 from proxyvpn.messages import Start, Upstream
-from proxyvpn.names import VIRTUAL
+from proxyvpn.names import MOST_DOMAINS, VIRTUAL, Names
 from proxyvpn.options import Options
 from proxyvpn.reach import Place
 from proxyvpn.state import StateDir
@@ -21,13 +22,23 @@ def start(
 ) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
     ports = tuple(sorted({proxy.port for proxy in options.proxies}))
-    told = upstreams(options, places)
-    return Start(told, uid, files, options.balancing, options.names, has_resolvers, ports, options.script is not None)
+    told, names = upstreams(options, places), _names(options)
+    return Start(told, uid, files, options.balancing, names, has_resolvers, ports, options.script is not None)
 
 
 def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
     """Give the proxies, each at each of its addresses, as the worker is told them."""
     return tuple(_upstream(options, place) for place in places)
+
+
+def _names(options: Options) -> Names:
+    """Add the proxies' names to those that are direct: what asks for one (`up` does, once a minute) wants to reach it,
+    and would by a virtual address be led to the proxy through itself.
+    """
+    if not options.names.are_captured:
+        return options.names
+    own = tuple(proxy.host.lower().removesuffix(".") for proxy in options.proxies if proxy.address is None)
+    return replace(options.names, domains=tuple(dict.fromkeys((*own, *options.names.domains)))[:MOST_DOMAINS])
 
 
 def files(options: Options, state: StateDir) -> dict[str, int]:

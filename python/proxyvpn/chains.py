@@ -187,10 +187,13 @@ def _arrivals(tunnel: Tunnel, host: Host, version: int) -> list[str]:
 
 
 def _of_proxies(tunnel: Tunnel, version: int) -> list[str]:
-    """What a proxy itself sends through this machine (it is in a container)."""
+    """What a proxy itself sends through this machine (it is in a container), and the answers."""
     there = dict.fromkeys(each.address for each in tunnel.proxies if each.address.version == version)
-    found = [f"-s {each} -m addrtype --dst-type UNICAST -j MARK --set-mark {EXCLUDED:#x}" for each in there]
-    return [*found, f"{_EXCLUDED} -j RETURN"] if found else []
+    return [
+        *(f"-s {each} -m addrtype --dst-type UNICAST -j CONNMARK --set-mark {EXCLUDED:#x}" for each in there),
+        f"-m connmark --mark {EXCLUDED:#x} -j MARK --set-mark {EXCLUDED:#x}",
+        f"{_EXCLUDED} -j RETURN",
+    ]
 
 
 def _names(tunnel: Tunnel, protocol: str) -> list[str]:

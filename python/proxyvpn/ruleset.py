@@ -217,14 +217,16 @@ def _arrivals(tunnel: Tunnel, host: Host) -> list[str]:
     Here a SYN/ACK may as well be the far end's answer to a container. Ours is one from where SYNs may arrive: from a
     bypassed network, or from behind an address of this machine that is translated (a published port).
 
-    What a proxy itself sends through this machine (it is in a container) would come back to it, if it were captured.
+    What a proxy itself sends through this machine (it is in a container) would come back to it, were it captured, and
+    the answers would not reach it.
 
     What comes out of the TUN gets its connection's mark back, so that a check of its source (firewalld's IPv6_rpfilter,
     rp_filter with src_valid_mark) finds that the way back leads into the TUN.
     """
     from_proxy = "{ip} saddr @sender{v} fib daddr type unicast fib saddr . iif oif exists"
     return [
-        *_both(host, f"{from_proxy} meta mark set {EXCLUDED:#x} return"),
+        *_both(host, f"{from_proxy} ct mark set {EXCLUDED:#x} meta mark set {EXCLUDED:#x} return"),
+        f"ct mark {EXCLUDED:#x} meta mark set {EXCLUDED:#x} return",
         _of_no_interest(tunnel),
         f'iifname "{host.ifname}" {_CAPTURED} meta mark set {MARK:#x} return',
         f'iifname "{host.ifname}" return',

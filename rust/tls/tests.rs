@@ -1,6 +1,7 @@
 //! A session and rustls' own server, without a socket between them: bytes are handed over in pieces of any size.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -13,6 +14,7 @@ use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVer
 
 use super::*;
 use crate::trust::Trust;
+use crate::upstream::{Moved, Ready, Upstream};
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -188,4 +190,39 @@ fn second_connection_resumes_the_session_of_the_first() {
             assert_eq!(pair.server.handshake_kind(), Some(kind), "{version:?}");
         }
     }
+}
+
+#[test]
+fn what_was_decrypted_before_says_nothing_of_what_the_kernel_has() {
+    let (config, trust) = server(&["proxy.test"], &TLS13);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dialled = Upstream::dial(listener.local_addr().unwrap()).unwrap();
+    let mut upstream = dialled.with_tls(&trust.client("proxy.test").unwrap()).unwrap();
+    let (mut socket, _) = listener.accept().unwrap();
+    let mut server = ServerConnection::new(config).unwrap();
+    let ready = || Ready { readable: true, writable: true, ..Ready::default() };
+    while !upstream.shake_hands(&mut ready()).unwrap() {
+        if server.is_handshaking() {
+            server.read_tls(&mut socket).unwrap();
+            server.process_new_packets().unwrap();
+        }
+        while server.wants_write() {
+            server.write_tls(&mut socket).unwrap();
+        }
+    }
+    while server.is_handshaking() {
+        server.read_tls(&mut socket).unwrap();
+        server.process_new_packets().unwrap();
+    }
+    server.writer().write_all(&[1; 1000]).unwrap();
+    server.write_tls(&mut socket).unwrap();
+    let mut bytes = [0; 600];
+    let mut receive = || loop {
+        match upstream.receive(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    };
+    assert_eq!(receive(), Moved { bytes: 600, more: true });
+    assert_eq!(receive(), Moved { bytes: 400, more: true }, "nobody has asked the kernel");
 }

@@ -25,7 +25,9 @@ URL = f"http://{PROXY}:3128"
 OPTIONS = (
     *("--proxy", URL, "--names", "virtual", "--killswitch"),
     *("--direct-domain", DOMAIN, "--bypass", f"{INSIDE}/32"),
+    *("--inbound", "udp/53"),
 )
+"""The last is for the container that asks a resolver on this machine."""
 NOT_INSIDE = f"(ip or ip6) and not (dst host {MID4} and tcp dst port 3128) and not dst host {INSIDE} and not icmp6"
 """What must not leave: all but what goes to the proxy, and to what is inside."""
 

@@ -158,7 +158,7 @@ def test_update_and_flush_leave_the_excluded_alone(bed: Bed) -> None:
         assert answered(bed, OTHER, GROUP) == answered(bed, USER) == everything()
 
 
-@pytest.mark.parametrize(("user", "cgroup"), [(USER, ""), (OTHER, GROUP)])
+@pytest.mark.parametrize(("user", "cgroup"), [(USER, ""), (OTHER, GROUP)], ids=["user", "cgroup"])
 def test_connection_of_an_excluded_program_from_before_up_goes_on(bed: Bed, user: int, cgroup: str) -> None:
     hold = (
         "import socket, sys\n"
@@ -185,7 +185,7 @@ def test_virtual_address_leads_an_excluded_program_nowhere(bed: Bed, way: str, k
         assert not [each for each in found.seen if each.host == pool]
 
 
-@pytest.mark.parametrize("group", [f"{BASE}/nobody.service", "..", "no-such"])
+@pytest.mark.parametrize("group", [f"{BASE}/nobody.service", "..", "no-such"], ids=["beside", "above", "no-such"])
 def test_helper_refuses_a_cgroup_that_is_not_there(bed: Bed, group: str) -> None:
     before = bed.dump()
     helper = bed.helper()

@@ -19,7 +19,7 @@ from tests.netns.internet import PAGE, Internet
 from tests.netns.kerberos import DOMAIN, PROXY
 from tests.netns.proxies import SECOND_SQUID
 from tests.netns.published import Fetchers, publish
-from tests.netns.rig import Rig
+from tests.netns.rig import MID4, Rig
 from tests.netns.up import proxyvpn, up
 
 pytestmark = pytest.mark.privileged
@@ -121,6 +121,15 @@ def test_one_of_two_squids_behind_haproxy_may_die(scene: Scene, credentials: tup
         first.process.kill()
         for _ in range(4):
             assert clients.curl(scene.bed.host, "http://www.world.test/").stdout == PAGE
+
+
+def test_name_of_the_proxy_is_direct_without_being_said(scene: Scene) -> None:
+    with (
+        proxies.squid(scene.bed.mid) as squid,
+        up(scene.bed.host, "--proxy", f"http://{PROXY}:{squid.port}", "--names", "virtual"),
+    ):
+        assert scene.bed.host.run("getent", "ahosts", PROXY).stdout.split()[0] == MID4
+        assert scene.bed.host.run("getent", "ahostsv4", f"other.{DOMAIN}").stdout.startswith("198.18.")
 
 
 def test_tinyproxy_is_given_names(scene: Scene) -> None:

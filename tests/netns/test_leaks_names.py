@@ -13,7 +13,7 @@ import pytest
 from tests.netns import leak_names
 from tests.netns.internet import Internet
 from tests.netns.leak_matrix import Bench, bench, leaks, least
-from tests.netns.leak_phases import PHASES, direct_again, happening, killing
+from tests.netns.leak_phases import PHASES
 from tests.netns.leak_rows import PLAIN_UID
 from tests.netns.leak_table import record
 from tests.netns.rig import RESOLVER4, Rig
@@ -23,11 +23,14 @@ pytestmark = pytest.mark.privileged
 
 MODES: Final = {"virtual": ("--names", "virtual"), "proxy": ("--names", "proxy", "--dns", RESOLVER4)}
 NOT_CAPTURED: Final = frozenset(row.name for row in leak_names.ROWS if not row.captured)
-FLUSHED: Final = ("SO_BINDTODEVICE", "source bound", "socket from before", "raw", "over T", "container", "TCP")
+FLUSHED: Final = (
+    *("SO_BINDTODEVICE", "IP_UNICAST_IF", "source bound", "socket from before", "raw"),
+    *("over T", "container", "TCP"),
+)
 """What may leave until a flushed ruleset is back: what is bound, or forwarded, or a connect() from before."""
 CASES: Final = (
     *(("virtual", phase) for phase in ("during up", "steady", "worker killed", "all killed", "nft flush ruleset")),
-    *(("virtual", phase) for phase in ("TUN set down", "up after a crash", "during down")),
+    *(("virtual", phase) for phase in ("TUN set down", "during down")),
     ("proxy", "steady"),
 )
 
@@ -69,12 +72,6 @@ def test_no_question_leaves_by_iptables(hammered: Bench, killswitch: bool) -> No
     cells = PHASES["steady"](hammered)
     record(f"iptables-legacy, names virtual, killswitch {'on' if killswitch else 'off'}", "steady", cells)
     assert leaks(cells, frozenset() if killswitch else NOT_CAPTURED) == {}
-
-
-def test_everything_goes_directly_after_a_crash_without_the_killswitch(hammered: Bench) -> None:
-    prepare(hammered, "virtual", killswitch=False)
-    cells = happening(direct_again(killing("helper", "app")))(hammered)
-    record("names virtual, killswitch off", "helper and app killed", cells)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -70,6 +70,7 @@ def test_script_is_asked_about_names_where_the_proxy_resolves_them(
     bed: Rig, world: Internet, squid: proxies.RunningProxy, tiny: proxies.RunningProxy, tmp_path: Path
 ) -> None:
     (tmp_path / "proxy.pac").write_text(SCRIPT)
+    bed.host.resolv_conf.write_text("nameserver 203.0.113.53\n")
     before = squid.log_size(), tiny.log_size()
     with up(bed.host, "--proxy", f"pac:{tmp_path}/proxy.pac", "--names", "virtual", "--killswitch") as running:
         assert clients.curl(bed.host, "http://world.test/").stdout == PAGE
@@ -78,6 +79,7 @@ def test_script_is_asked_about_names_where_the_proxy_resolves_them(
         tiny.logged("CONNECT tiny.test:80", before[1])
         assert clients.curl(bed.host, "http://direct.test/").returncode == COULD_NOT_CONNECT
         assert "no address of it is known here; --direct-domain" in running.said()
+    bed.host.resolv_conf.write_text("")
 
 
 def test_script_of_no_use_is_said_before_anything_is_changed(bed: Rig, tmp_path: Path) -> None:

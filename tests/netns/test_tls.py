@@ -12,7 +12,7 @@ import pytest
 
 from tests.netns import clients, fronts, internet, proxies
 from tests.netns.certificates import Authority, Certificate, authority
-from tests.netns.peer import ECHO, SINK, SOURCE
+from tests.netns.peer import COUNTED, ECHO, SOURCE
 from tests.netns.rig import MID4, MID6, RESOLVER4, WORLD4, Rig
 from tests.netns.up import at_rest, counters, proxyvpn, up
 
@@ -89,6 +89,7 @@ def test_proxy_without_tls_is_guessed(bed: Rig, squid: proxies.RunningProxy, our
 
 
 @pytest.mark.usefixtures("world")
+@pytest.mark.usefixtures("world")
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_proxy_that_wants_a_certificate_gets_ours(
     bed: Rig,
@@ -110,10 +111,11 @@ def test_proxy_that_wants_a_certificate_gets_ours(
         assert f"TLSv{version}" in found.log.read_text()
 
 
+@pytest.mark.usefixtures("world")
+@pytest.mark.usefixtures("world")
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_streams_are_whole_both_ways_and_end_in_order(
     bed: Rig,
-    world: internet.Internet,
     squid: proxies.RunningProxy,
     ours: Authority,
     certificate: Certificate,
@@ -126,9 +128,9 @@ def test_streams_are_whole_both_ways_and_end_in_order(
     ):
         with bed.host.connect(WORLD4, SOURCE) as sock:
             assert clients.download(sock, BYTES) == (BYTES, clients.digest_of(BYTES))
-        with bed.host.connect(WORLD4, SINK) as sock:
+        with bed.host.connect(WORLD4, COUNTED) as sock:
+            sock.sendall(b"%d\n" % BYTES)
             expected = clients.upload(sock, BYTES)
-            sock.shutdown(socket.SHUT_WR)
             assert sock.makefile().read() == expected
         count = at_rest(bed.host, 10)
         assert count["flows_finished"] == count["flows_opened"] == 2

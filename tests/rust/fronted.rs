@@ -220,3 +220,54 @@ fn proxy_without_tls_is_a_refused_connect_and_a_guess() {
     assert!(notes.iter().any(|note| note.contains("is it an http:// proxy?")), "{notes:?}");
     world.assert_empty();
 }
+
+/// Let the program send pieces until one is not taken, or `most` were; the proxy does not read. Gives how many were taken.
+fn fill(world: &mut World, handle: smoltcp::iface::SocketHandle, most: usize) -> usize {
+    let piece = bytes(60_000, 10);
+    for count in 0..most {
+        let mut sent = 0;
+        for _ in 0..60 {
+            let socket = world.socket(handle);
+            if socket.can_send() && sent < piece.len() {
+                sent += socket.send_slice(&piece[sent..]).unwrap();
+            }
+            world.step();
+        }
+        if world.stats.bytes_up.get() < ((count + 1) * piece.len()) as u64 {
+            return count;
+        }
+    }
+    most
+}
+
+/// TLS may have taken the last bytes, and the end, while the kernel did not: one of these numbers of pieces makes it so.
+#[test]
+fn last_bytes_are_sent_when_nothing_else_happens_any_more() {
+    let mut world = World::secured(VERSIONS[1]);
+    let (handle, _stream) = world.open(TARGET, 40000);
+    world.front.as_mut().unwrap().listens = false;
+    let taken = fill(&mut world, handle, 1000);
+    for count in taken - 3..=taken {
+        for proxy_first in [true, false] {
+            let mut world = World::secured(VERSIONS[1]);
+            let (handle, stream) = world.open(TARGET, 40000);
+            world.front.as_mut().unwrap().listens = false;
+            fill(&mut world, handle, count);
+            if proxy_first {
+                stream.shutdown(Shutdown::Write).unwrap();
+                world.until("the program sees the end", |world| world.socket(handle).state() == State::CloseWait);
+            }
+            world.socket(handle).close();
+            for _ in 0..100 {
+                world.step();
+            }
+            world.front.as_mut().unwrap().listens = true;
+            let mut got = Vec::new();
+            world.until("the rest, and its end", |_| read_some(&stream, &mut got).unwrap());
+            assert_eq!(got.len(), count * 60_000, "{count} of {taken}");
+            drop(stream);
+            world.assert_empty();
+            assert_eq!(world.stats.flows_finished.get(), 1);
+        }
+    }
+}

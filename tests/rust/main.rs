@@ -23,6 +23,7 @@ mod machine;
 mod naming;
 mod opening;
 mod program;
+mod racing;
 mod resets;
 mod resolving;
 mod scripted;

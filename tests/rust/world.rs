@@ -253,9 +253,14 @@ impl World {
 
     /// Answer wish `number`, whatever that is.
     pub fn give(&mut self, number: u64, grant: Grant) {
+        self.answer_wish(number, grant);
+        self.step();
+    }
+
+    /// Answer it, and let nobody act on that yet.
+    pub fn answer_wish(&mut self, number: u64, grant: Grant) {
         self.outside.grants.put(number, grant);
         self.stack.take_grants();
-        self.step();
     }
 
     /// Open a connection through the proxy: the program's end and the proxy's.

@@ -26,11 +26,16 @@ from proxyvpn.proxy import Proxy, parse
         ("http://[2001:DB8:0::1]", "2001:db8::1", 80),
         ("http://[::ffff:192.0.2.7]:3128", "192.0.2.7", 3128),
         ("ann:secret@proxy.example:3128", "proxy.example", 3128),
+        ("https://proxy.example:3128", "proxy.example", 3128),
+        ("https://proxy.example", "proxy.example", 443),
+        ("HTTPS://[2001:db8::1]", "2001:db8::1", 443),
     ],
 )
 def test_proxy_is_read(url: str, host: str, port: int) -> None:
     proxy = parse(url)
     assert (proxy.host, proxy.port) == (host, port)
+    assert proxy.tls == url.lower().startswith("https:")
+    assert str(proxy).startswith("https://" if proxy.tls else "http://")
 
 
 @pytest.mark.parametrize(
