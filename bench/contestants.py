@@ -64,8 +64,6 @@ def proxyvpn(at: Machine) -> Iterator[int]:
 
 FRONT_PORT = 3443
 _FRONT = """
-global
-  maxconn 20000
 defaults
   mode tcp
   option splice-auto

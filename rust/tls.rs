@@ -54,7 +54,8 @@ pub struct Session {
     is_open: bool,
     is_ended: bool,
     has_finished: bool,
-    /// What broke the connection behind bytes that are still to be given.
+    /// What broke the connection, maybe behind bytes that are still to be given. rustls is not to be asked again: it may know
+    /// places in bytes that are no more, and would panic.
     error: Option<Error>,
 }
 
@@ -85,6 +86,10 @@ impl Session {
             has_finished: false,
             error: None,
         })
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.error.clone().map_or(Ok(()), |error| Err(broken(error)))
     }
 
     /// Say whether the handshake is over.
@@ -118,11 +123,8 @@ impl Session {
     /// Give `into` what has come already.
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<Read> {
         let mut given = self.take_plain(into);
-        if given == 0
-            && !into.is_empty()
-            && let Some(error) = self.error.clone()
-        {
-            return Err(broken(error));
+        if given == 0 && self.plain.is_empty() {
+            self.check()?;
         }
         if given == 0 && self.unopened {
             let mut came = std::mem::take(&mut self.incoming);
@@ -142,6 +144,7 @@ impl Session {
         into: &mut [u8],
         receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<Read> {
+        self.check()?;
         COMING.with_borrow_mut(|scratch| {
             let had = self.incoming.len();
             let end = had + into.len().clamp(RECORD, READ);
@@ -226,10 +229,11 @@ impl Session {
                 Ok(_) => false,
                 Err(error) => {
                     self.say_goodbye(&mut came[used..]);
+                    self.error = Some(error.clone());
                     if given == 0 && self.plain.is_empty() {
                         return Err(error);
                     }
-                    (self.error, used) = (Some(error), came.len()); // what came before is for the stream
+                    used = came.len(); // what came before is for the stream
                     false
                 }
             };
@@ -259,6 +263,7 @@ impl Session {
         if bytes.is_empty() || !self.to_send().is_empty() || !self.is_open || self.has_finished {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        self.check()?;
         GOING.with_borrow_mut(|scratch| {
             let sealed = self.seal(bytes, scratch).map_err(broken)?;
             let records = &scratch[..sealed];
@@ -291,6 +296,9 @@ impl Session {
             return;
         }
         self.has_finished = true;
+        if self.error.is_some() {
+            return;
+        }
         // an error shows when it is read
         let _ = self.when_writable(|traffic, outgoing| {
             let at = outgoing.len();

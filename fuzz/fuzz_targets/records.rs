@@ -75,8 +75,9 @@ impl Talk {
     /// Let the session have all that is on its way.
     fn listen(&mut self) {
         let mut into = vec![0; self.room];
+        let most = 2 * (self.wire.len() + self.meant.len()) + 1000;
         for count in 0.. {
-            assert!(count < 2 * (self.wire.len() + self.meant.len()) + 1000, "reading has no end");
+            assert!(count < most, "reading has no end");
             let read = match self.session.read(&mut into) {
                 Ok(Read::Nothing) => self.session.read_from(&mut into, |buffer| {
                     let length = self.wire.len().min(self.piece).min(buffer.len());

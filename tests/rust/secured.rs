@@ -248,6 +248,8 @@ fn forged_record_breaks_the_connection_after_what_came_before() {
     let first = first_of(&mut upstream, &mut buffer);
     assert_eq!(&buffer[..first.bytes], b"good");
     assert!(first.more, "the caller must look again, since no event will come");
+    assert_eq!(upstream.send(b"too late").unwrap_err().kind(), ErrorKind::InvalidData);
+    upstream.finish();
     assert_eq!(end_of(&mut upstream).kind(), ErrorKind::InvalidData);
 }
 
