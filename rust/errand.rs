@@ -55,7 +55,7 @@ impl Errands {
     /// Take one in; it is served in the next round.
     pub fn add(&mut self, errand: Box<dyn Errand + Send>) {
         if self.entries.len() < MOST {
-            self.count = (self.count + 1) & (TOKEN as u32 - 2); // never all ones: that is the TUN's
+            self.count = (self.count + 1) % (TOKEN as u32 - 1); // never all ones: that is the TUN's
             self.entries.push(Entry { number: self.count, errand, known: 0, next: None, woken: true });
         }
     }
