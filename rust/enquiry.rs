@@ -164,7 +164,14 @@ impl Enquiry {
         if let Stage::Wish(wish) = self.stage
             && let Some(grant) = upstreams.wishes.take(wish)
         {
-            let Ok((_, Some(fd))) = grant else { return Err(End::Unreachable) };
+            let fd = match grant {
+                Ok((_, Some(fd))) => fd,
+                Ok((_, None)) => return Err(End::Unreachable),
+                Err(why) => {
+                    self.resolver = format!("{} ({why})", self.resolver);
+                    return Err(End::Unreachable);
+                }
+            };
             (self.stage, self.dials) = (Stage::Dial(Upstream::of(fd)), self.dials + 1);
         }
         if let Stage::Dial(upstream) = &self.stage

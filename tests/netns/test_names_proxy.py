@@ -77,7 +77,8 @@ def test_what_the_resolver_does_not_know_is_passed_on(carried: str, bed: Rig) ->
 def test_names_of_this_network_are_asked_here(carried: str, bed: Rig) -> None:
     with detector(bed.mid, f"udp port 53 and host {HOST4}") as seen:
         for name in ("www.corp.example", "printer", "nas.local"):
-            assert questions.by_udp(bed.host, ANY_RESOLVER, name).addresses == (INTRANET4,), name
+            found = questions.by_udp(bed.host, ANY_RESOLVER, name)
+            assert found.addresses == (INTRANET4,), (name, found)
         (answer,) = questions.by_tcp(bed.host, ANY_RESOLVER, "www.corp.example")
         assert answer == questions.by_udp(bed.host, ANY_RESOLVER, "www.corp.example")
         assert seen.seen() == [], "the worker's own connection is TCP"

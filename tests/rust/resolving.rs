@@ -268,6 +268,28 @@ fn direct_names_are_asked_by_a_connection_from_outside() {
 }
 
 #[test]
+fn connections_to_several_resolvers_are_each_woken() {
+    let mut world = world(Mode::Proxy, &[ONE]);
+    ask(&mut world, 1, "www.example.com");
+    let mut first = Far::accept(&mut world, ONE);
+    let unanswered = first.question(&mut world);
+    ask(&mut world, 2, "printer.local");
+    let number = world.wish_for("direct", b"resolver 0");
+    let door = listener();
+    let stream = TcpStream::connect(door.local_addr().unwrap()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    world.give(number, Ok((Vec::new(), Some(stream.into()))));
+    let far = door.accept().unwrap().0;
+    far.set_nonblocking(true).unwrap();
+    let mut second = Far { stream: far, framing: Framing::default() };
+    let question = second.question(&mut world);
+    second.answer(&question, 4);
+    assert_eq!((answer(&mut world).0, unanswered.id != question.id), (2, true));
+    first.answer(&unanswered, 4);
+    assert_eq!(answer(&mut world).0, 1);
+}
+
+#[test]
 fn direct_resolvers_are_tried_in_turn_and_all_of_them_failing_is_said_at_once() {
     let mut world = world(Mode::Virtual, &[]);
     ask(&mut world, 1, "printer.local");
