@@ -64,6 +64,8 @@ pub mod trial;
 pub mod trust;
 pub mod upstream;
 pub mod upstreams;
+pub mod validity;
+pub mod verifier;
 pub mod ways;
 pub mod wishes;
 pub mod worker;

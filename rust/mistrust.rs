@@ -88,7 +88,7 @@ fn of_certificate(error: &CertificateError) -> String {
         Wrong::Revoked => "was revoked".to_owned(),
         Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => "is not one for a server".to_owned(),
         Wrong::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "signs for others, so that it cannot stand for the proxy itself; let it be one without CA:TRUE".to_owned()
+            "nobody who is trusted here has issued; if it is the right one, give it itself with --proxy-ca".to_owned()
         }
         other => format!("cannot be used: {other}"),
     }

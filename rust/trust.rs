@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::Error;
+use crate::verifier::Verifier;
 
 /// Sessions remembered: some for each proxy, of which there are few.
 const SESSIONS: usize = 64;
@@ -33,15 +34,20 @@ pub struct Client {
 impl Trust {
     /// Trust these authorities; `identity` is a certificate, those that lead to its authority, and its key.
     pub fn new(authorities: &[u8], identity: Option<&[u8]>) -> Result<Trust, Error> {
+        let trusted: Vec<_> = CertificateDer::pem_slice_iter(authorities).filter_map(Result::ok).collect();
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities).filter_map(Result::ok));
+        roots.add_parsable_certificates(trusted.iter().cloned());
         if roots.is_empty() {
             return Err(setting("there is no certificate authority to trust"));
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let provider = Arc::new(ring::default_provider());
+        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let webpki = webpki.build().map_err(setting)?;
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(setting)?
-            .with_root_certificates(roots);
+            .dangerous() // what is dangerous about a verifier of our own is in verifier.rs
+            .with_custom_certificate_verifier(Arc::new(Verifier { webpki, trusted }));
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(pem) => {
