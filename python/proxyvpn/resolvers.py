@@ -46,6 +46,12 @@ def choose(
             *warnings,
             f"no DNS resolver is let through: {RESOLV_CONF} names none outside this machine (add one: --allow-dns IP)",
         )
+    if captured and not dns and not re.search(r"^nameserver[ \t]", resolv_conf, re.MULTILINE):
+        warnings = (
+            *warnings,
+            f"{RESOLV_CONF} names no resolver, so programs ask 127.0.0.1, where nobody may listen: write any address "
+            "into it, which need not exist (nameserver 192.0.2.53)",
+        )
     if len(addresses) > MOST and not dns and len(allow) <= MOST:
         warnings = (*warnings, f"only {MOST} of {len(addresses)} DNS resolvers are let through")
         addresses = (*allow, *(each for each in addresses if each not in allow))[:MOST]

@@ -95,3 +95,10 @@ def test_any_text_gives_addresses_outside_this_machine(text: str) -> None:
 )
 def test_what_resolv_conf_can_say_never_makes_the_tunnel_refuse(address: object) -> None:
     check_resolvers(parse(f"nameserver {address}\n").addresses)
+
+
+def test_where_names_are_captured_an_empty_file_is_said_and_a_stub_is_none_of_our_business() -> None:
+    (warning,) = choose("search corp.example\n", "", (), (), captured=True).warnings
+    assert "names no resolver" in warning
+    assert choose("nameserver 127.0.0.53\n", "", (), (), captured=True).warnings == ()
+    assert choose("nameserver 192.0.2.53\n", "", (), (), captured=True).warnings == ()
