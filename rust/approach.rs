@@ -10,6 +10,9 @@
 //! Waits for nothing: whoever has one watches its descriptor, serves it when something happened to it or its time has
 //! come, and gets the open connection or the reason why there is none.
 
+mod rivals;
+mod script;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -20,14 +23,14 @@ use smoltcp::time::{Duration, Instant};
 use crate::attempt::{Attempt, Heard};
 use crate::auth::{Step, Why};
 use crate::choice::Asked;
-use crate::race::{self, Rival, Rivals};
+use crate::race::{self, Rivals};
 use crate::refusal::{self, Refusal};
 use crate::standing::{Standing, Use};
 use crate::target::Target;
 use crate::token::{self, Answer};
 use crate::upstream::{Ready, Upstream};
 use crate::upstreams::Upstreams;
-use crate::ways::{self, Way};
+use crate::ways::Way;
 
 /// For all connects of one approach together; less for one that comes late in it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -392,44 +395,6 @@ impl Approach {
         }
     }
 
-    /// Dial the next proxy beside the one that is slow.
-    fn race_another(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        self.race = None;
-        self.forget(upstreams);
-        let (Some(upstream), Some(used)) = (self.upstream.take(), self.used.take()) else { return };
-        upstreams.note_change(used.slow(now), &used.standing);
-        self.rivals.add(Rival { upstream, used, dialled: self.dialled });
-        if self.dial(now, upstreams) {
-            upstreams.stats.proxy_races.up();
-        } else {
-            self.take_back(now, upstreams);
-        }
-    }
-
-    /// Wait for the last of the rivals; false when there is none.
-    fn take_back(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
-        let Some(rival) = self.rivals.pop() else { return false };
-        let Some(place) = upstreams.place(&rival.used.standing) else { return self.take_back(now, upstreams) };
-        let connected = rival.upstream.is_connected();
-        (self.upstream, self.used, self.dialled) = (Some(rival.upstream), Some(rival.used), rival.dialled);
-        (self.ready, self.stage) = (Ready::default(), Stage::Dialing);
-        self.deadline = Some((self.begun + CONNECT_TIMEOUT).max(now + CONNECT_TIMEOUT_MIN));
-        self.attempt.resume();
-        self.forget(upstreams);
-        let step = self.attempt.turn_to(place, &upstreams.proxies, now);
-        match connected {
-            Err(error) => self.fail(Refusal::of_dial(error), now, upstreams),
-            Ok(false) => self.obey(step, now, upstreams),
-            Ok(true) => {
-                // news of it have come while it was a rival
-                (self.ready.readable, self.ready.writable) = (true, true);
-                self.obey(step, now, upstreams);
-                self.look_at_connect(now, upstreams);
-            }
-        }
-        true
-    }
-
     fn await_connect(&mut self, now: Instant, upstreams: &mut Upstreams) {
         if !self.ready.writable {
             return;
@@ -480,87 +445,12 @@ impl Approach {
         (self.stage, self.asking) = (Stage::Asking, now);
     }
 
-    /// Let a rival that is connected take the place of the one that is waited for; says whether there was one.
-    fn judge_race(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
-        let mut failed = Vec::new();
-        let winner = self.rivals.take_winner(&mut failed);
-        for (rival, error) in failed {
-            self.note(&Refusal::of_dial(error), &rival.used, now, upstreams);
-        }
-        let Some(winner) = winner else { return false };
-        self.rivals.add(winner);
-        self.take_back(now, upstreams)
-    }
-
     fn send_request(&mut self, now: Instant, upstreams: &mut Upstreams) {
         let Some(upstream) = self.upstream.as_mut().filter(|upstream| upstream.is_open()) else { return };
         match self.attempt.send(upstream, &mut self.ready) {
             Ok(true) if self.stage != Stage::Asking => self.is_connected(REPLY_TIMEOUT, now, upstreams),
             Ok(_) => {}
             Err(refusal) => self.fail(refusal, now, upstreams),
-        }
-    }
-
-    // The ways of a PAC file.
-
-    fn ask_script(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        self.choosing = upstreams.wishes.wish(ways::KIND, ways::wish(&self.attempt.target));
-        self.deadline = Some(now + SCRIPT_TIMEOUT);
-        if self.choosing.is_none() {
-            self.refused = Some(Refusal::Script);
-        }
-    }
-
-    fn take_choice(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        let Some(grant) = self.choosing.and_then(|number| upstreams.wishes.take(number)) else { return };
-        self.choosing = None;
-        match grant {
-            Ok((_, Some(fd))) if self.direct => {
-                self.upstream = Some(Upstream::of(fd));
-                self.dials += 1;
-                (self.ready, self.deadline) = (Ready::default(), Some(now + CONNECT_TIMEOUT));
-            }
-            Ok(_) if self.direct => self.fail(Refusal::Direct("it cannot be had".to_owned()), now, upstreams),
-            Err(why) if self.direct => self.fail(Refusal::Direct(why), now, upstreams),
-            Ok((bytes, _)) => {
-                self.begun = now;
-                self.ways = ways::parse(&bytes, |tls, host, port| ways::addresses(&upstreams.proxies, tls, host, port))
-                    .unwrap_or_default();
-                if !self.next_way(now, upstreams) {
-                    self.refused = self.reason.take().or(Some(Refusal::Script));
-                }
-            }
-            Err(_) => self.refused = Some(Refusal::Script),
-        }
-    }
-
-    /// Go the next way; false when none is left.
-    fn next_way(&mut self, now: Instant, upstreams: &mut Upstreams) -> bool {
-        self.direct = false;
-        match self.ways.pop_front() {
-            None => false,
-            Some(Way::Proxies(order)) => {
-                self.order = Some(order);
-                self.dial(now, upstreams) || self.next_way(now, upstreams)
-            }
-            Some(Way::Direct) => {
-                self.go_directly(now, upstreams);
-                true
-            }
-        }
-    }
-
-    fn go_directly(&mut self, now: Instant, upstreams: &mut Upstreams) {
-        self.attempt.is_the_last();
-        (self.stage, self.direct) = (Stage::Dialing, true);
-        let Some(wish) = ways::direct(&self.attempt.target) else {
-            let why = "no address of it is known here; --direct-domain gives names theirs";
-            return self.fail(Refusal::Direct(why.to_owned()), now, upstreams);
-        };
-        self.choosing = upstreams.wishes.wish("direct", wish);
-        self.deadline = Some(now + CONNECT_TIMEOUT);
-        if self.choosing.is_none() {
-            self.fail(Refusal::Direct("too many are waited for".to_owned()), now, upstreams);
         }
     }
 

@@ -410,7 +410,7 @@ class Life:
             self._world.say(f"the proxy's name has moved: now also at {', '.join(fresh)}")
         self._update()
         try:
-            self._worker.replace(briefing.upstreams(self._options, self._places))
+            self._worker.replace(briefing.upstreams(self._places))
         except ProxyvpnError as error:  # a new worker will be told; that the old one is gone shows by itself
             self._world.say(error.what)
 

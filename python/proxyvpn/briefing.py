@@ -22,13 +22,13 @@ def start(
 ) -> Start:
     """Give the message; `files` are the names of the descriptors that go with it, in this order."""
     ports = tuple(sorted({proxy.port for proxy in options.proxies}))
-    told, names = upstreams(options, places), _names(options)
+    told, names = upstreams(places), _names(options)
     return Start(told, uid, files, options.balancing, names, has_resolvers, ports, options.script is not None)
 
 
-def upstreams(options: Options, places: tuple[Place, ...]) -> tuple[Upstream, ...]:
+def upstreams(places: tuple[Place, ...]) -> tuple[Upstream, ...]:
     """Give the proxies, each at each of its addresses, as the worker is told them."""
-    return tuple(_upstream(options, place) for place in places)
+    return tuple(_upstream(place) for place in places)
 
 
 def _names(options: Options) -> Names:
@@ -57,7 +57,7 @@ def files(options: Options, state: StateDir) -> dict[str, int]:
     return opened
 
 
-def _upstream(options: Options, place: Place) -> Upstream:  # noqa: ARG001 - so far all is in the proxy
+def _upstream(place: Place) -> Upstream:
     proxy = place.proxy
     return Upstream(
         place.endpoint,

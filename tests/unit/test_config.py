@@ -174,6 +174,8 @@ def test_no_error_of_toml_quotes_the_file(house: House, text: str) -> None:
         ("PROXYVPN_CONFIRM", "1e3", "whole number"),
         ("PROXYVPN_CONFIRM", "86401", "from 1 to 86400"),
         ("PROXYVPN_CONFIRM", "٣", "whole number"),
+        ("PROXYVPN_CONFIRM", "0", "PROXYVPN_CONFIRM is 0"),
+        ("PROXYVPN_NAMES", "virtul", "PROXYVPN_NAMES is none of direct, virtual, proxy"),
     ],
 )
 def test_bad_variable_is_refused(house: House, name: str, value: str, says: str) -> None:

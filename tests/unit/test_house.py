@@ -13,7 +13,7 @@ PYTHON = ROOT / "python" / "proxyvpn"
 RUST = ROOT / "rust"
 
 PYTHON_FILES = {str(path.relative_to(PYTHON)): path for path in sorted(PYTHON.rglob("*.py"))}
-RUST_FILES = {path.name: path for path in sorted(RUST.glob("*.rs"))}
+RUST_FILES = {str(path.relative_to(RUST)): path for path in sorted(RUST.rglob("*.rs"))}
 
 PURE = (
     *("plan.py", "tunnel.py", "ruleset.py", "chains.py", "proxy.py", "resolvers.py", "options.py", "report.py"),

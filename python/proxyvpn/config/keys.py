@@ -86,13 +86,13 @@ def from_toml(key: Key, value: object) -> Value:
     if isinstance(value, str):
         text = _in_file(key, value)
         return (text,) if key.many else text
-    return _bounded(key, value) if type(value) is int else value  # type: ignore[return-value]
+    return _bounded(key, value, key.name) if type(value) is int else value  # type: ignore[return-value]
 
 
 def from_text(key: Key, text: str) -> Value:
     """Give what a variable says; several are separated by white space. Raises UsageError, without the text."""
     if key.many:
-        return tuple(_chosen(key, each) for each in text.split())
+        return tuple(_chosen(key, each, key.variable) for each in text.split())
     if key.kind is Kind.FLAG:
         if text.lower() not in (*_TRUE, *_FALSE):
             raise UsageError(f"{key.variable} is neither true nor false", advice="write 1 or 0")
@@ -100,8 +100,8 @@ def from_text(key: Key, text: str) -> Value:
     if key.kind is Kind.NUMBER:
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
             raise UsageError(f"{key.variable} is not {key.kind.value}")
-        return _bounded(key, int(text))
-    return _chosen(key, text)
+        return _bounded(key, int(text), key.variable)
+    return _chosen(key, text, key.variable)
 
 
 def closest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
@@ -122,18 +122,18 @@ def check_variables(keys: tuple[Key, ...], environ: Mapping[str, str]) -> None:
 def _in_file(key: Key, text: str) -> str:
     if key.kind is Kind.PATH and not text.startswith(("/", "~/")):
         raise UsageError(f"{key.name} is a path that does not begin with / or ~/", "a file has no current directory")
-    return _chosen(key, text)
+    return _chosen(key, text, key.name)
 
 
-def _chosen(key: Key, text: str) -> str:
+def _chosen(key: Key, text: str, called: str) -> str:
     if key.choices and text not in key.choices:
-        raise UsageError(f"{key.name} is none of {', '.join(key.choices)}")
+        raise UsageError(f"{called} is none of {', '.join(key.choices)}")
     return text
 
 
-def _bounded(key: Key, number: int) -> int:
+def _bounded(key: Key, number: int, called: str) -> int:
     if (key.least is not None and number < key.least) or (key.most is not None and number > key.most):
-        raise UsageError(f"{key.name} is {number}, and should be from {key.least} to {key.most}")
+        raise UsageError(f"{called} is {number}, and should be from {key.least} to {key.most}")
     return number
 
 
